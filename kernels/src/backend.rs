@@ -1,0 +1,217 @@
+//! The ops a forward pass is made of.
+
+use std::sync::Arc;
+
+use millrace_model::{config::GateConfig, matrix::Matrix};
+
+use crate::{Batch, PageLayout, PageMemory};
+
+/// A device and its numerical ops.
+///
+/// Conventions: a `Tensor` is a matrix of activations `[rows, cols]`, row-major, with a fixed
+/// capacity of rows and a current number of rows. An op reads its inputs' current rows and sets
+/// its output's. Buffers are allocated once, before serving; no op allocates in the steady state.
+/// Shapes are checked by assertion: a mismatch is a bug in a forward pass, never a user's error.
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// Activations `[rows, cols]`.
+    type Tensor: Send;
+    /// A vector of float32 parameters (norm weights, biases).
+    type Vector: Send + Sync;
+    /// A table `[vocab, hidden]` read by row.
+    type Embedding: Send + Sync;
+    /// `y = x W^T (+ bias)`, weights packed as the device likes.
+    type Linear: Send + Sync;
+    /// One small `Linear` a head: `[heads][out, in]`.
+    type HeadLinear: Send + Sync;
+    /// Gate/up and down projections of all experts of a layer.
+    type Experts: Send + Sync;
+    /// Experts and weights chosen for each row: `[rows, experts_per_token]`.
+    type Routing: Send;
+
+    // --- set-up ---------------------------------------------------------------------------
+
+    fn tensor(&self, rows: usize, cols: usize) -> Self::Tensor;
+    fn routing(&self, rows: usize, experts_per_token: usize) -> Self::Routing;
+    fn vector(&self, values: &[f32]) -> Self::Vector;
+    fn embedding(&self, table: Matrix<'_>) -> Result<Self::Embedding, KernelError>;
+    /// Packs matrices with equal `cols`, stacked along their rows, as one projection.
+    fn linear(&self, parts: Stacked<'_>, bias: Option<&[f32]>) -> Result<Self::Linear, KernelError>;
+    /// The key half (`W_UK`, transposed: latent out, nope in) and the value half (`W_UV`: v out,
+    /// latent in) of `kv_b_proj` `[heads * (nope + v), latent]`, one matrix a head.
+    fn absorbed(
+        &self,
+        kv_b: Matrix<'_>,
+        heads: usize,
+        nope: usize,
+        v: usize,
+    ) -> Result<(Self::HeadLinear, Self::HeadLinear), KernelError>;
+    /// `gate_up[e]` is `[gate; up]` of expert `e` (each `[inter, hidden]`), `down[e]` is `[hidden, inter]`.
+    fn experts(
+        &self,
+        gate_up: &[[Matrix<'_>; 2]],
+        down: &[Matrix<'_>],
+    ) -> Result<Self::Experts, KernelError>;
+    /// The KV pages of this device.
+    fn pages(&self, layout: PageLayout, pages: usize) -> Result<Arc<PageMemory>, KernelError>;
+
+    // --- dense ops ------------------------------------------------------------------------
+
+    /// `out[r] = table[batch.tokens[r]]`.
+    fn embed(&self, table: &Self::Embedding, tokens: &[u32], out: &mut Self::Tensor);
+    /// `out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight`.
+    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Vector, eps: f32, out: &mut Self::Tensor);
+    /// `residual += delta`, then [`rms_norm`](Self::rms_norm) of the sum into `out`.
+    fn add_rms_norm(
+        &self,
+        residual: &mut Self::Tensor,
+        delta: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    );
+    /// In place on columns `first..first + heads * width` of `x`: each head of `width` columns
+    /// is RMS-normalised on its own (Qwen3's qk-norm; a latent query with `heads = 1`).
+    fn head_rms_norm(
+        &self,
+        x: &mut Self::Tensor,
+        first: usize,
+        heads: usize,
+        width: usize,
+        weight: &Self::Vector,
+        eps: f32,
+    );
+    /// `out = x[:, first_col .. first_col + w.cols] W^T (+ bias)`.
+    fn apply(&self, w: &Self::Linear, x: &Self::Tensor, first_col: usize, out: &mut Self::Tensor);
+    /// `out += delta`.
+    fn add(&self, out: &mut Self::Tensor, delta: &Self::Tensor);
+    /// `out[r] = silu(gate) * up` where `x[r] = [gate | up]`.
+    fn silu_mul(&self, x: &Self::Tensor, out: &mut Self::Tensor);
+    /// `out[r] = [a[r] | b[r]]`.
+    fn concat(&self, a: &Self::Tensor, b: &Self::Tensor, out: &mut Self::Tensor);
+    /// `out[i] = x[rows[i]]`.
+    fn gather(&self, x: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor);
+    /// Copies the current rows to the host, row-major.
+    fn read(&self, x: &Self::Tensor, out: &mut Vec<f32>);
+
+    // --- latent attention (MLA) -----------------------------------------------------------
+
+    /// Writes each row's cache row `[RMSNorm(c_kv) * norm | RoPE(k_pe)]` into its page of `layer`.
+    /// `kv_a` columns `first_col ..` hold `[c_kv | k_pe]`.
+    #[allow(clippy::too_many_arguments)]
+    fn write_latent(
+        &self,
+        kv_a: &Self::Tensor,
+        first_col: usize,
+        norm: &Self::Vector,
+        eps: f32,
+        rope: &RopeTable,
+        batch: &Batch,
+        pages: &PageMemory,
+        layer: usize,
+    );
+    /// Query in latent space: `q[r]` is `[heads][nope | rope]`; `out[r]` is
+    /// `[heads][W_UK^T q_nope | RoPE(q_pe)]`.
+    fn absorb_query(
+        &self,
+        w_uk: &Self::HeadLinear,
+        q: &Self::Tensor,
+        rope: &RopeTable,
+        batch: &Batch,
+        out: &mut Self::Tensor,
+    );
+    /// Causal attention of `q[r]` (`[heads][latent | rope]`) over its sequence's cache rows
+    /// `[c_kv | k_pe]` of `layer`: `out[r]` = `[heads][softmax(scale * q k) c_kv]`.
+    #[allow(clippy::too_many_arguments)]
+    fn latent_attention(
+        &self,
+        q: &Self::Tensor,
+        heads: usize,
+        latent: usize,
+        scale: f32,
+        batch: &Batch,
+        pages: &PageMemory,
+        layer: usize,
+        out: &mut Self::Tensor,
+    );
+    /// `out[r]` = `[heads][w[h] x[r][h]]`.
+    fn apply_heads(&self, w: &Self::HeadLinear, x: &Self::Tensor, out: &mut Self::Tensor);
+
+    // --- grouped-query attention ----------------------------------------------------------
+
+    /// In place: RoPE on `heads` heads of `width` columns starting at column `first`
+    /// (the first `rope.dim()` values of each head are rotated).
+    fn rope(
+        &self,
+        x: &mut Self::Tensor,
+        first: usize,
+        heads: usize,
+        width: usize,
+        rope: &RopeTable,
+        batch: &Batch,
+    );
+    /// Writes columns `first_col .. first_col + row_values` (`[k heads | v heads]`, rotated) of
+    /// each row into its page of `layer`.
+    fn write_kv(
+        &self,
+        qkv: &Self::Tensor,
+        first_col: usize,
+        batch: &Batch,
+        pages: &PageMemory,
+        layer: usize,
+    );
+    /// Causal attention of the first `heads * head_dim` columns of `qkv` over cache rows
+    /// `[k | v]` of `kv_heads` heads: `out[r]` = `[heads][head_dim]`.
+    #[allow(clippy::too_many_arguments)]
+    fn gqa_attention(
+        &self,
+        qkv: &Self::Tensor,
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        scale: f32,
+        batch: &Batch,
+        pages: &PageMemory,
+        layer: usize,
+        out: &mut Self::Tensor,
+    );
+
+    // --- mixture of experts ---------------------------------------------------------------
+
+    /// Chooses experts from router logits `[rows, experts]` in float32.
+    fn route(&self, logits: &Self::Tensor, gate: &GateParams<Self::Vector>, out: &mut Self::Routing);
+    /// Host copy of a routing: `(expert, weight)`, `experts_per_token` a row, in order of choice.
+    fn read_routing(&self, routing: &Self::Routing, out: &mut Vec<(u32, f32)>);
+    /// `out[r] = sum over chosen e, in order of choice, of weight * down_e(silu(gate_e x) * up_e x)`.
+    fn moe(&self, x: &Self::Tensor, routing: &Self::Routing, experts: &Self::Experts, out: &mut Self::Tensor);
+}
+
+/// Matrices to be read as one, stacked along their rows.
+pub type Stacked<'a> = &'a [Matrix<'a>];
+
+/// How experts are chosen (facts: DeepSeek-V2 section 2.2, DeepSeek-V3 section 2.1.2).
+pub struct GateParams<V> {
+    pub config: GateConfig,
+    pub experts_per_token: usize,
+    /// `e_score_correction_bias`: added for the choice only. `Some` exactly for `noaux_tc`.
+    pub bias: Option<V>,
+}
+
+/// cos and sin for every position, times the scaling's cos/sin factor.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    /// `[positions][dim / 2]`.
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+    /// Rotated values a head.
+    pub dim: usize,
+    /// Pairs are neighbours (`2i, 2i+1`) rather than half a head apart (`i, i + dim/2`).
+    pub interleaved: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error("weights are not finite: row {row}, column {col} of a {rows} x {cols} matrix; the checkpoint is damaged")]
+    NotFinite { row: usize, col: usize, rows: usize, cols: usize },
+    #[error("cannot reserve {bytes} bytes for KV pages: {source}; ask for fewer with --kv-pages")]
+    PageMemory { bytes: usize, source: std::io::Error },
+}

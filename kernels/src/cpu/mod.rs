@@ -1,0 +1,1 @@
+//! The plain form of every op, on the host.

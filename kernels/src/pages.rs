@@ -1,0 +1,131 @@
+//! Pages of the KV cache: 64 tokens of *all* layers, contiguous.
+//!
+//! A page holds, layer by layer, one row a token. For latent attention a row is
+//! `[c_kv | k_pe]` (512 + 64 values for DeepSeek-V2/V3); for grouped-query attention it is
+//! `[k of all kv heads | v of all kv heads]`. One page is one contiguous run of bytes, so it is one
+//! transfer descriptor whatever the number of layers.
+
+use std::sync::Arc;
+
+pub use millrace_model::blocks::BLOCK_TOKENS as PAGE_TOKENS;
+
+/// How cached values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KvDtype {
+    F32,
+    Bf16,
+}
+
+impl KvDtype {
+    pub fn bytes(self) -> usize {
+        match self {
+            KvDtype::F32 => 4,
+            KvDtype::Bf16 => 2,
+        }
+    }
+}
+
+/// Where a layer's row of a token lies inside a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageLayout {
+    /// Cached layers, MTP layers included.
+    pub layers: usize,
+    /// Values a token and layer (576 for DeepSeek-V2/V3: 1152 bytes in bf16).
+    pub row_values: usize,
+    pub dtype: KvDtype,
+}
+
+impl PageLayout {
+    pub fn row_bytes(&self) -> usize {
+        self.row_values * self.dtype.bytes()
+    }
+
+    pub fn layer_bytes(&self) -> usize {
+        PAGE_TOKENS * self.row_bytes()
+    }
+
+    pub fn page_bytes(&self) -> usize {
+        self.layers * self.layer_bytes()
+    }
+}
+
+/// A worker's page memory: `pages * layout.page_bytes()` bytes of host memory, 4096-aligned,
+/// zeroed, at one address for as long as anyone holds it (transfer registers it with peers).
+///
+/// Access is by raw pointer, because a peer's write and the engine's reads touch *different*
+/// pages at the same time. Who may touch which page is decided by the engine's page manager and
+/// its leases; see `engine::pages`.
+pub struct PageMemory {
+    base: *mut u8,
+    layout: PageLayout,
+    pages: usize,
+}
+
+// SAFETY: the memory is plain bytes; exclusivity of a page is the page manager's promise, made by
+// the callers of `page_ptr`'s unsafe users.
+unsafe impl Send for PageMemory {}
+// SAFETY: as above.
+unsafe impl Sync for PageMemory {}
+
+impl PageMemory {
+    /// Reserves address space for `pages` pages; the system commits memory on first touch.
+    pub fn allocate(layout: PageLayout, pages: usize) -> std::io::Result<Arc<PageMemory>> {
+        let bytes = pages
+            .checked_mul(layout.page_bytes())
+            .filter(|bytes| *bytes > 0 && *bytes <= isize::MAX as usize)
+            .ok_or(std::io::ErrorKind::InvalidInput)?;
+        // SAFETY: an anonymous private mapping of a checked length; the result is checked below.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(Arc::new(PageMemory { base: base.cast(), layout, pages }))
+    }
+
+    pub fn layout(&self) -> PageLayout {
+        self.layout
+    }
+
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    pub fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.pages * self.layout.page_bytes()
+    }
+
+    /// First byte of `page`. Panics when out of range: page numbers come from the page manager.
+    pub fn page_ptr(&self, page: usize) -> *mut u8 {
+        assert!(page < self.pages, "page {page} of {}", self.pages);
+        // SAFETY: inside the mapping by the assertion.
+        unsafe { self.base.add(page * self.layout.page_bytes()) }
+    }
+
+    /// First byte of the row of token `slot` (0..64) in `layer` of `page`.
+    pub fn row_ptr(&self, page: usize, layer: usize, slot: usize) -> *mut u8 {
+        assert!(layer < self.layout.layers && slot < PAGE_TOKENS);
+        let offset = layer * self.layout.layer_bytes() + slot * self.layout.row_bytes();
+        // SAFETY: inside the page by the assertion.
+        unsafe { self.page_ptr(page).add(offset) }
+    }
+}
+
+impl Drop for PageMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made by `allocate`, unmapped once.
+        unsafe { libc::munmap(self.base.cast(), self.bytes()) };
+    }
+}
