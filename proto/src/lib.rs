@@ -1,1 +1,26 @@
-//! (placeholder)
+//! The contracts: generated types and services, and nothing else.
+//!
+//! Protobuf types are wire types. They are turned into a crate's own types at its edge and do not
+//! travel further in (invariant 8).
+
+/// The public gRPC API.
+pub mod inference {
+    pub mod v1 {
+        tonic::include_proto!("millrace.inference.v1");
+    }
+}
+
+/// Between router and workers, and between workers.
+pub mod worker {
+    pub mod v1 {
+        tonic::include_proto!("millrace.worker.v1");
+    }
+}
+
+/// KServe v2 (Open Inference Protocol), with Triton's streaming extension.
+pub mod kserve {
+    tonic::include_proto!("inference");
+}
+
+/// All contracts as an encoded `FileDescriptorSet`, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
