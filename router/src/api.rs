@@ -163,3 +163,46 @@ pub enum RequestError {
     #[error("internal error: {message}")]
     Internal { message: String },
 }
+
+/// What is answered for a model: one event a step of a choice. Dropping it cancels the request
+/// everywhere: the workers stop computing and free its pages.
+pub type EventStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<Event, RequestError>> + Send>>;
+
+/// A model as `/v1/models`, ListModels and KServe's ModelMetadata show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelCard {
+    /// The name clients ask for.
+    pub name: String,
+    /// `architectures[0]` of its config.json.
+    pub architecture: String,
+    /// Hash of the checkpoint; prefix caches of different revisions never match.
+    pub revision: String,
+    /// Prompt plus output, in tokens.
+    pub max_model_len: u32,
+    /// Token ids are below this.
+    pub vocab_size: u32,
+    /// Some attached workers can serve it now.
+    pub ready: bool,
+    /// When the router loaded it, in seconds since the Unix epoch.
+    pub created: u64,
+}
+
+/// Text or a conversation to turn into token ids, without generating anything.
+#[derive(Debug, Clone)]
+pub struct TokenizeRequest {
+    pub model: String,
+    pub input: TokenizeInput,
+    /// `None`: true for text, false for a conversation, whose template adds its own.
+    pub add_special_tokens: Option<bool>,
+}
+
+#[derive(Debug, Clone)]
+pub enum TokenizeInput {
+    Text(String),
+    Chat {
+        messages: Vec<millrace_model::chat::Message>,
+        template_kwargs: serde_json::Map<String, serde_json::Value>,
+        /// End with the start of the assistant's turn, as a generation would.
+        add_generation_prompt: bool,
+    },
+}

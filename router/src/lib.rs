@@ -11,3 +11,7 @@
 //! ```
 
 pub mod api;
+pub mod edges;
+pub mod frontend;
+
+pub use frontend::Frontend;
