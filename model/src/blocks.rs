@@ -75,8 +75,15 @@ mod tests {
         let (ha, hb) = (block_hashes(root, &a), block_hashes(root, &b));
         assert_eq!(ha.len(), 2);
         assert_ne!(ha[0], hb[0]);
-        assert_ne!(ha[1], hb[1], "the second block has the same tokens but another prefix");
+        assert_ne!(
+            ha[1], hb[1],
+            "the second block has the same tokens but another prefix"
+        );
         assert_ne!(ha[0], block_hashes(BlockHash::root("other", ""), &a)[0]);
-        assert_eq!(block_hashes(root, &a[..127]).len(), 1, "a part-filled block has no hash");
+        assert_eq!(
+            block_hashes(root, &a[..127]).len(),
+            1,
+            "a part-filled block has no hash"
+        );
     }
 }

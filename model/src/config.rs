@@ -2,6 +2,19 @@
 //!
 //! Field names follow Hugging Face's where one exists. The numbers are plain and already
 //! validated: a [`ModelConfig`] that exists describes a model that can be run.
+//!
+//! Invariant: only [`keys`] looks at JSON values; each family's file says which keys it has.
+
+mod deepseek;
+mod dense;
+mod error;
+mod keys;
+mod parse;
+mod quantization;
+mod rope;
+
+pub use error::{ConfigError, SUPPORTED};
+pub use quantization::{Fp8Config, ScaleFormat};
 
 /// A model that Millrace can serve.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +42,8 @@ pub struct CommonConfig {
     pub rope: RopeConfig,
     /// `generation_config.json`'s sampling defaults.
     pub sampling_defaults: SamplingDefaults,
+    /// `None`: weights are stored as float32, float16 or bfloat16.
+    pub quantization: Option<Fp8Config>,
 }
 
 /// Sampling values a checkpoint recommends; absent ones fall back to the server's defaults.
@@ -147,6 +162,13 @@ pub enum RopeScaling {
         /// An explicit cos/sin factor that overrides the computed one.
         attention_factor: Option<f32>,
     },
-    Llama3 { factor: f32, low_freq_factor: f32, high_freq_factor: f32, original_max_position: usize },
-    Linear { factor: f32 },
+    Llama3 {
+        factor: f32,
+        low_freq_factor: f32,
+        high_freq_factor: f32,
+        original_max_position: usize,
+    },
+    Linear {
+        factor: f32,
+    },
 }

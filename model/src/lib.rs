@@ -8,5 +8,8 @@ pub mod blocks;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
+mod files;
+pub mod fp8;
 pub mod matrix;
+pub mod rope;
 pub mod tokenizer;
