@@ -1,1 +1,32 @@
-//! (placeholder)
+//! One rank's loop: schedule, run, postprocess. Plain synchronous code on one thread.
+//!
+//! | module | what it knows | what it never sees |
+//! |---|---|---|
+//! | [`pages`] | which page is free, used, cached or leased | tensors |
+//! | [`sequence`], [`scheduler`] | what to compute next | tensors, clocks |
+//! | [`sampling`] | logits to tokens | batches |
+//! | [`forward`] | the forward pass of each family, once, over `Backend` | requests |
+//! | [`engine`] | one step | sockets, gRPC, tokio |
+//!
+//! A caller submits [`Request`]s, calls [`Engine::step`] while there is work, and reads
+//! [`Event`]s. The same engine serves three kinds of requests: whole ones, the decode half of a
+//! split one (its pages are reserved here and written by a peer), and the prefill half (its pages
+//! leave as they are finished).
+
+pub mod config;
+pub mod engine;
+pub mod forward;
+pub mod pages;
+pub mod request;
+pub mod sampling;
+pub mod scheduler;
+pub mod sequence;
+
+pub use config::{EngineConfig, EngineError};
+pub use engine::Engine;
+pub use pages::{LeasedPages, PageRef};
+pub use request::{
+    Event, Finish, FinishReason, Kind, LocalPrefillReason, PrefillPlace, PromptLogProbs, Reject,
+    Request, RequestId, TokenOutput,
+};
+pub use sampling::SamplingParams;
