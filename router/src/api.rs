@@ -9,7 +9,11 @@ pub struct CompletionRequest {
     pub model: String,
     pub prompt: Prompt,
     pub sampling: SamplingRequest,
-    /// Give the prompt back before the completion.
+    /// What an absent `max_tokens` means, as far as the context has room: 16 in OpenAI's completions. `None`: the rest
+    /// of the context.
+    pub default_max_tokens: Option<u32>,
+    /// Give the prompt back before the completion: its text starts the first event's `text`. With `echo`,
+    /// `max_tokens: Some(0)` is allowed and scores the prompt alone.
     pub echo: bool,
     pub options: RequestOptions,
 }
@@ -39,7 +43,8 @@ pub struct ChatRequest {
 
 #[derive(Debug, Clone, Default)]
 pub struct RequestOptions {
-    /// Empty: the router makes one. Appears in every log line and in the response.
+    /// Empty: the router makes one. Appears in every log line and in the response, so an edge that shows it draws it
+    /// itself (`Frontend::new_request_id`).
     pub request_id: String,
     /// Requests with different salts share no cached prefix.
     pub cache_salt: String,
