@@ -1,1 +1,13 @@
-//! (placeholder)
+//! What every Millrace process shows of itself: logs, metrics, and whether it is alive and ready.
+//!
+//! Nothing here knows what a worker or a router is. A process calls [`logs::init`] once, keeps one
+//! [`prometheus::Registry`], flips its [`Readiness`], and serves both with [`http::serve`].
+
+pub mod buckets;
+pub mod http;
+pub mod logs;
+mod process;
+mod readiness;
+
+pub use process::ProcessCollector;
+pub use readiness::Readiness;
