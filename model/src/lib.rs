@@ -11,5 +11,7 @@ pub mod config;
 mod files;
 pub mod fp8;
 pub mod matrix;
+pub mod reasoning;
 pub mod rope;
+pub mod text;
 pub mod tokenizer;
