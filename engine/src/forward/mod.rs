@@ -1,0 +1,157 @@
+//! The forward pass of each family, written once over [`Backend`].
+//!
+//! A pass leaves the final hidden states of every row (after the last norm) in its workspace;
+//! logits and MTP drafts are then asked for by row, because few rows need them.
+
+mod deepseek;
+mod dense;
+mod load;
+mod moe;
+
+use std::sync::Arc;
+
+use millrace_kernels::{Backend, Batch, KernelError, KvDtype, PageLayout, PageMemory};
+use millrace_model::{
+    checkpoint::Checkpoint,
+    config::{CommonConfig, Family},
+};
+
+use crate::{EngineConfig, EngineError, engine::LoadProgress};
+use deepseek::DeepSeek;
+use dense::Dense;
+use load::Loader;
+
+/// Rows whose logits are computed at a time: bounds a buffer of `rows x vocabulary`.
+const LOGIT_ROWS: usize = 64;
+
+/// A loaded model, ready to run batches of up to the rows it was loaded for.
+pub struct Forward<B: Backend> {
+    backend: B,
+    body: Body<B>,
+    embed: B::Embedding,
+    head: B::Linear,
+    /// `[rows, hidden]`, after the final norm.
+    hidden: B::Tensor,
+    gathered: B::Tensor,
+    logits: B::Tensor,
+    layers: usize,
+    row_values: usize,
+}
+
+enum Body<B: Backend> {
+    DeepSeek(Box<DeepSeek<B>>),
+    Dense(Box<Dense<B>>),
+}
+
+impl<B: Backend> Forward<B> {
+    pub fn load(
+        backend: B,
+        checkpoint: &Checkpoint,
+        config: &EngineConfig,
+        max_rows: usize,
+        max_model_len: usize,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Forward<B>, EngineError> {
+        let model = checkpoint.config();
+        let CommonConfig { hidden_size, vocab_size, num_layers, tie_word_embeddings, .. } = model.common;
+        let mut loader = Loader::new(&backend, checkpoint, progress);
+        let embed = loader.embedding("model.embed_tokens", vocab_size, hidden_size)?;
+        let head = if tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        let head = loader.linear(&[(head, vocab_size)], hidden_size, None)?;
+        let (body, layers, row_values) = match &model.family {
+            Family::DeepSeek(family) => {
+                let body = DeepSeek::load(
+                    &mut loader, &model.common, family, config.mtp, max_rows, max_model_len,
+                )?;
+                let layers = num_layers + usize::from(body.drafts());
+                (Body::DeepSeek(Box::new(body)), layers, family.kv_lora_rank + family.qk_rope_head_dim)
+            }
+            Family::Dense(family) => {
+                let body =
+                    Dense::load(&mut loader, &model.common, family, max_rows, max_model_len)?;
+                (Body::Dense(Box::new(body)), num_layers, 2 * family.num_kv_heads * family.head_dim)
+            }
+        };
+        let logit_rows = LOGIT_ROWS.min(max_rows);
+        Ok(Forward {
+            hidden: backend.tensor(max_rows, hidden_size),
+            gathered: backend.tensor(logit_rows, hidden_size),
+            logits: backend.tensor(logit_rows, vocab_size),
+            backend,
+            body,
+            embed,
+            head,
+            layers,
+            row_values,
+        })
+    }
+
+    /// A page pool for this model's cache.
+    pub fn pages(&self, count: usize, dtype: KvDtype) -> Result<Arc<PageMemory>, KernelError> {
+        let layout = PageLayout { layers: self.layers, row_values: self.row_values, dtype };
+        self.backend.pages(layout, count)
+    }
+
+    /// Whether there is an MTP layer to draft with.
+    pub fn drafts(&self) -> bool {
+        match &self.body {
+            Body::DeepSeek(body) => body.drafts(),
+            Body::Dense(_) => false,
+        }
+    }
+
+    /// Computes the hidden states of `batch` and writes its cache rows.
+    pub fn run(&mut self, batch: &Batch, pages: &PageMemory) {
+        match &mut self.body {
+            Body::DeepSeek(body) => body.run(&self.backend, &self.embed, batch, pages, &mut self.hidden),
+            Body::Dense(body) => body.run(&self.backend, &self.embed, batch, pages, &mut self.hidden),
+        }
+    }
+
+    /// Logits of `rows` of the last [`run`](Self::run): `[rows.len(), vocab]` into `out`.
+    pub fn logits(&mut self, rows: &[usize], out: &mut Vec<f32>) {
+        out.clear();
+        let mut part = Vec::new();
+        for rows in rows.chunks(LOGIT_ROWS) {
+            self.backend.gather(&self.hidden, rows, &mut self.gathered);
+            self.backend.apply(&self.head, &self.gathered, 0, &mut self.logits);
+            self.backend.read(&self.logits, &mut part);
+            out.append(&mut part);
+        }
+    }
+
+    /// Runs the MTP layer over `rows` of the last [`run`](Self::run). `batch` gives, for each of
+    /// them, the position and the *next* token. Answers the most probable token after that for
+    /// each of `wanted` (indexes into `rows`).
+    pub fn draft(
+        &mut self,
+        batch: &Batch,
+        rows: &[usize],
+        wanted: &[usize],
+        pages: &PageMemory,
+    ) -> Vec<u32> {
+        let Body::DeepSeek(body) = &mut self.body else { return Vec::new() };
+        body.run_mtp(&self.backend, &self.embed, &self.hidden, rows, batch, pages);
+        let mut drafts = Vec::with_capacity(wanted.len());
+        let mut part = Vec::new();
+        for wanted in wanted.chunks(LOGIT_ROWS) {
+            let (hidden, head) = body.mtp_output();
+            self.backend.gather(hidden, wanted, &mut self.gathered);
+            self.backend.apply(head.unwrap_or(&self.head), &self.gathered, 0, &mut self.logits);
+            self.backend.read(&self.logits, &mut part);
+            drafts.extend(part.chunks_exact(part.len() / wanted.len()).map(arg_max));
+        }
+        drafts
+    }
+}
+
+/// Index of the largest value; the lowest among equals. NaN never wins.
+fn arg_max(values: &[f32]) -> u32 {
+    let mut best = 0;
+    for (index, &value) in values.iter().enumerate() {
+        if value > values[best] || values[best].is_nan() {
+            best = index;
+        }
+    }
+    best as u32
+}

@@ -1,0 +1,63 @@
+//! A request's sampling parameters, complete and already validated.
+
+/// Every field has its value: defaults were applied by the router.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// In (0, 1].
+    pub top_p: f32,
+    /// 0: all.
+    pub top_k: u32,
+    /// Relative to the most probable token, in [0, 1].
+    pub min_p: f32,
+    /// Above 0; 1 is none.
+    pub repetition_penalty: f32,
+    pub frequency_penalty: f32,
+    pub presence_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    pub seed: u64,
+    /// End generation, besides the model's end tokens.
+    pub stop_token_ids: Vec<u32>,
+    /// No end or stop token before this many.
+    pub min_tokens: usize,
+    /// Over the whole output, replayed tokens included.
+    pub max_tokens: usize,
+    pub ignore_eos: bool,
+    /// Alternatives a generated token; `Some(0)`: only the chosen token's log-prob.
+    pub logprobs: Option<usize>,
+    /// Likewise for the prompt's tokens.
+    pub prompt_logprobs: Option<usize>,
+}
+
+impl Default for SamplingParams {
+    fn default() -> SamplingParams {
+        SamplingParams {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+            stop_token_ids: Vec::new(),
+            min_tokens: 0,
+            max_tokens: usize::MAX,
+            ignore_eos: false,
+            logprobs: None,
+            prompt_logprobs: None,
+        }
+    }
+}
+
+impl SamplingParams {
+    /// Whether earlier tokens change a token's logits.
+    pub fn has_penalties(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.frequency_penalty != 0.0
+            || self.presence_penalty != 0.0
+    }
+}

@@ -1,0 +1,130 @@
+//! What the engine's tests share: loading golden checkpoints, and running requests to their end.
+#![allow(dead_code)] // Each test file uses its part.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use millrace_engine::{
+    Engine, EngineConfig, Event, Finish, Kind, Request, RequestId, SamplingParams, TokenOutput,
+    engine::Pending, request::Start,
+};
+use millrace_kernels::{KvDtype, cpu::CpuBackend};
+use millrace_model::checkpoint::Checkpoint;
+use safetensors::SafeTensors;
+
+pub const FAMILIES: [&str; 10] = [
+    "deepseek_v2_lite", "deepseek_v2", "deepseek_v3", "deepseek_v3_fp8", "deepseek_v31", "qwen2",
+    "qwen2_tied", "llama", "llama_tied", "qwen3",
+];
+
+pub fn golden_dir(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(family)
+}
+
+/// float32 pages: the goldens' own precision.
+pub fn float_config() -> EngineConfig {
+    EngineConfig {
+        kv_dtype: KvDtype::F32,
+        kv_pages: 512,
+        max_running: 32,
+        max_model_len: Some(2048),
+        ..EngineConfig::default()
+    }
+}
+
+pub fn engine(family: &str, config: EngineConfig) -> Engine<CpuBackend> {
+    let checkpoint = Checkpoint::open(&golden_dir(family)).expect("a golden checkpoint opens");
+    Engine::load(CpuBackend::new(2), &checkpoint, config, &mut |_| {}).expect("it loads")
+}
+
+pub fn request(id: u64, tokens: &[u32], sampling: SamplingParams) -> Request {
+    Request {
+        id: RequestId(id),
+        prompt_tokens: tokens.len(),
+        tokens: tokens.to_vec(),
+        sampling,
+        cache_salt: String::new(),
+        kind: Kind::Whole,
+    }
+}
+
+pub fn greedy(max_tokens: usize) -> SamplingParams {
+    SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::default() }
+}
+
+/// All that one request gave.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub tokens: Vec<TokenOutput>,
+    pub start: Option<Start>,
+    pub finish: Option<Finish>,
+}
+
+impl Answer {
+    pub fn ids(&self) -> Vec<u32> {
+        self.tokens.iter().map(|token| token.id).collect()
+    }
+}
+
+/// Steps until nothing is left, and panics where an engine gets stuck.
+pub fn run(engine: &mut Engine<CpuBackend>) -> HashMap<u64, Answer> {
+    let mut answers: HashMap<u64, Answer> = HashMap::new();
+    loop {
+        match engine.pending() {
+            Pending::Idle => return answers,
+            Pending::Blocked => panic!("stuck: {:?}", engine.status()),
+            Pending::Runnable => {}
+        }
+        for event in engine.step() {
+            match event {
+                Event::Output { id, output } => {
+                    let answer = answers.entry(id.0).or_default();
+                    answer.tokens.extend(output.tokens);
+                    answer.start = answer.start.take().or(output.start);
+                    answer.finish = output.finish;
+                }
+                event => panic!("not for a whole request: {event:?}"),
+            }
+        }
+    }
+}
+
+/// One request alone.
+pub fn run_one(engine: &mut Engine<CpuBackend>, id: u64, tokens: &[u32], sampling: SamplingParams) -> Answer {
+    engine.submit(request(id, tokens, sampling)).expect("accepted");
+    run(engine).remove(&id).expect("answered")
+}
+
+/// `golden.safetensors` of a family.
+pub struct Golden {
+    bytes: Vec<u8>,
+}
+
+pub const PROMPTS: [&str; 5] = ["p1", "p63", "p64", "p65", "p1000"];
+
+impl Golden {
+    pub fn open(family: &str) -> Golden {
+        let path = golden_dir(family).join("golden.safetensors");
+        Golden { bytes: std::fs::read(path).expect("a golden file") }
+    }
+
+    pub fn ids(&self, name: &str) -> Vec<u32> {
+        self.values(name, |bytes| i32::from_le_bytes(bytes) as u32)
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f32> {
+        self.values(name, f32::from_le_bytes)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).is_ok()
+    }
+
+    fn values<T>(&self, name: &str, parse: impl Fn([u8; 4]) -> T) -> Vec<T> {
+        let tensors = SafeTensors::deserialize(&self.bytes).expect("a golden file is well formed");
+        let tensor = tensors.tensor(name).unwrap_or_else(|_| panic!("no {name}"));
+        tensor.data().as_chunks::<4>().0.iter().map(|&bytes| parse(bytes)).collect()
+    }
+}

@@ -1,0 +1,80 @@
+//! Fidelity: every family against goldens that transformers computed in float32.
+//!
+//! The bar: log-probs of the top 20 within 1e-3, and the same greedy tokens as long as the
+//! reference's own top two are further apart than that.
+
+mod common;
+
+use common::*;
+use millrace_engine::SamplingParams;
+
+const BAR: f32 = 1e-3;
+const TOP: usize = 20;
+
+fn with_logprobs(max_tokens: usize) -> SamplingParams {
+    SamplingParams { logprobs: Some(TOP), prompt_logprobs: Some(TOP), ..greedy(max_tokens) }
+}
+
+/// Largest difference between the reference's top and ours, by token id. `ours` holds more than
+/// the top, so that a token that swapped places is still found.
+fn difference(ids: &[u32], reference: &[f32], ours: &[(u32, f32)]) -> f32 {
+    ids.iter()
+        .zip(reference)
+        .map(|(id, logprob)| match ours.iter().find(|(ours, _)| ours == id) {
+            Some((_, found)) => (found - logprob).abs(),
+            None => {
+                // Below our last one: it differs at least by what separates it from that.
+                (logprob - ours.last().map_or(f32::NEG_INFINITY, |last| last.1)).abs()
+            }
+        })
+        .fold(0.0, f32::max)
+}
+
+#[test]
+fn every_family_matches_its_goldens() {
+    let mut worst_of_all = 0.0f32;
+    for family in FAMILIES {
+        let golden = Golden::open(family);
+        let mut engine = engine(family, float_config());
+        let mut worst = 0.0f32;
+        for (number, prompt) in PROMPTS.iter().enumerate() {
+            let tokens = golden.ids(&format!("{prompt}.tokens"));
+            let greedy_tokens = golden.ids(&format!("{prompt}.greedy_tokens"));
+            let gaps = golden.floats(&format!("{prompt}.greedy_gap"));
+            let answer = run_one(&mut engine, number as u64, &tokens, with_logprobs(greedy_tokens.len()));
+
+            let positions = golden.ids(&format!("{prompt}.positions"));
+            let ids = golden.ids(&format!("{prompt}.top_ids"));
+            let logprobs = golden.floats(&format!("{prompt}.top_logprobs"));
+            let start = answer.start.as_ref().expect("a first output");
+            for ((&position, ids), logprobs) in
+                positions.iter().zip(ids.chunks(TOP)).zip(logprobs.chunks(TOP))
+            {
+                // The row at `position` is about the token after it.
+                let ours = match start.prompt_logprobs.get(position as usize + 1) {
+                    Some(about) => &about.as_ref().expect("only the first has none").top,
+                    None => &answer.tokens[0].top,
+                };
+                let found = difference(ids, logprobs, ours);
+                assert!(found <= BAR, "{family} {prompt} position {position}: {found}");
+                worst = worst.max(found);
+            }
+
+            let ids = golden.ids(&format!("{prompt}.greedy_top_ids"));
+            let logprobs = golden.floats(&format!("{prompt}.greedy_top_logprobs"));
+            for (step, token) in answer.tokens.iter().enumerate() {
+                let at = step * TOP..(step + 1) * TOP;
+                let found = difference(&ids[at.clone()], &logprobs[at], &token.top);
+                assert!(found <= BAR, "{family} {prompt} step {step}: {found}");
+                worst = worst.max(found);
+                if gaps[step] <= BAR {
+                    break; // From here on the reference itself could have gone another way.
+                }
+                assert_eq!(token.id, greedy_tokens[step], "{family} {prompt} step {step}");
+            }
+        }
+        println!("{family}: largest log-prob difference {worst:.2e}");
+        worst_of_all = worst_of_all.max(worst);
+    }
+    println!("all families: {worst_of_all:.2e} (bar {BAR:.0e})");
+}

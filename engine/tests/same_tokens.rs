@@ -1,0 +1,145 @@
+//! The same tokens, however they come to be computed: alone, in a batch, in chunks, after a prefix
+//! hit, after preemption, split between two engines, with MTP on or off. Bit for bit, so sampled
+//! requests are held to it as well as greedy ones.
+
+mod common;
+
+use std::collections::HashMap;
+
+use common::*;
+use millrace_engine::{EngineConfig, SamplingParams};
+
+const OUTPUT: usize = 40;
+
+fn prompts(golden: &Golden) -> Vec<Vec<u32>> {
+    PROMPTS.iter().map(|prompt| golden.ids(&format!("{prompt}.tokens"))).collect()
+}
+
+fn sampled(seed: u64) -> SamplingParams {
+    SamplingParams {
+        temperature: 0.8,
+        top_p: 0.95,
+        repetition_penalty: 1.1,
+        seed,
+        ..greedy(OUTPUT)
+    }
+}
+
+/// Greedy and sampled, with log-probs: equal only if every logit is.
+fn params(number: usize) -> SamplingParams {
+    let params = if number % 2 == 0 { greedy(OUTPUT) } else { sampled(number as u64) };
+    SamplingParams { logprobs: Some(3), ..params }
+}
+
+/// Each prompt alone, in an engine without MTP and with chunks that hold any prompt whole.
+fn alone(family: &str, prompts: &[Vec<u32>]) -> Vec<Answer> {
+    let config = EngineConfig {
+        mtp: false,
+        prefix_cache: false,
+        max_batch_tokens: 1024,
+        ..float_config()
+    };
+    let mut engine = engine(family, config);
+    (0..prompts.len())
+        .map(|number| run_one(&mut engine, number as u64, &prompts[number], params(number)))
+        .collect()
+}
+
+fn assert_same(what: &str, family: &str, expected: &[Answer], found: &HashMap<u64, Answer>) {
+    for (number, expected) in expected.iter().enumerate() {
+        let found = &found[&(number as u64)];
+        assert_eq!(expected.tokens, found.tokens, "{family}, prompt {number}: {what}");
+    }
+}
+
+fn submit_all(engine: &mut millrace_engine::Engine<millrace_kernels::cpu::CpuBackend>, prompts: &[Vec<u32>]) {
+    for (number, prompt) in prompts.iter().enumerate() {
+        engine.submit(request(number as u64, prompt, params(number))).expect("accepted");
+    }
+}
+
+#[test]
+fn in_a_batch_of_sixteen_with_small_chunks_and_mtp() {
+    for family in FAMILIES {
+        let golden = Golden::open(family);
+        // Sixteen of mixed lengths: each prompt three times, with other sampling, and one more.
+        let base = prompts(&golden);
+        let prompts: Vec<Vec<u32>> = base.iter().cycle().take(16).cloned().collect();
+        let expected = alone(family, &prompts);
+        for mtp in [false, true] {
+            let config = EngineConfig { mtp, max_batch_tokens: 64, ..float_config() };
+            let mut engine = engine(family, config);
+            submit_all(&mut engine, &prompts);
+            let found = run(&mut engine);
+            assert_same(&format!("batch of 16, chunks of 64, mtp {mtp}"), family, &expected, &found);
+            if mtp && engine.drafts() {
+                assert!(engine.counters().drafts > 0);
+            }
+            assert_eq!(engine.status().free_pages, engine.status().total_pages);
+        }
+    }
+}
+
+#[test]
+fn after_a_prefix_hit() {
+    for family in FAMILIES {
+        let prompts = prompts(&Golden::open(family));
+        let expected = alone(family, &prompts);
+        let mut engine = engine(family, float_config());
+        for round in 0..2u64 {
+            for (number, prompt) in prompts.iter().enumerate() {
+                let answer = run_one(&mut engine, 100 * round + number as u64, prompt, params(number));
+                assert_eq!(expected[number].tokens, answer.tokens, "{family} round {round}");
+                let cached = answer.start.expect("a first output").cached_tokens;
+                let most = (prompt.len() - 1) / 64 * 64;
+                if round == 1 {
+                    assert_eq!(cached, most, "{family}: everything but the last part");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn after_preemption() {
+    for family in ["deepseek_v3", "qwen3"] {
+        let base = prompts(&Golden::open(family));
+        // Eight sequences that start on two pages' edge and want a third, in a pool of 18 pages.
+        let prompts: Vec<Vec<u32>> =
+            (0..8).map(|i| base[4][i * 100..i * 100 + 100 + i].to_vec()).collect();
+        let expected = alone(family, &prompts);
+        let config = EngineConfig {
+            kv_pages: 18,
+            max_model_len: Some(1024),
+            prefix_cache: false,
+            ..float_config()
+        };
+        let mut engine = engine(family, config);
+        submit_all(&mut engine, &prompts);
+        let found = run(&mut engine);
+        assert_same("after preemption", family, &expected, &found);
+        assert!(engine.counters().preemptions > 0, "the test must preempt");
+        assert_eq!(engine.status().free_pages, 18);
+    }
+}
+
+#[test]
+fn when_replayed_after_any_token() {
+    let family = "deepseek_v3";
+    let prompt = Golden::open(family).ids("p65.tokens");
+    let mut engine = engine(family, float_config());
+    for params in [params(0), params(1)] {
+        let whole = run_one(&mut engine, 0, &prompt, params.clone());
+        for cut in [1, 2, 17, OUTPUT - 1] {
+            let mut tokens = prompt.clone();
+            tokens.extend(&whole.ids()[..cut]);
+            let replay = millrace_engine::Request {
+                prompt_tokens: prompt.len(),
+                ..request(1, &tokens, params.clone())
+            };
+            engine.submit(replay).expect("accepted");
+            let rest = run(&mut engine).remove(&1).expect("answered");
+            assert_eq!(rest.tokens, whole.tokens[cut..], "cut after {cut}");
+        }
+    }
+}
