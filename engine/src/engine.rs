@@ -47,7 +47,10 @@ impl<B: Backend> Engine<B> {
         let allowed = model.common.max_position_embeddings;
         let max_model_len = config.max_model_len.unwrap_or(allowed);
         if max_model_len > allowed {
-            return Err(EngineError::ModelLen { asked: max_model_len, allowed });
+            return Err(EngineError::ModelLen {
+                asked: max_model_len,
+                allowed,
+            });
         }
         for (what, value) in [
             ("--max-model-len", max_model_len),
@@ -59,12 +62,21 @@ impl<B: Backend> Engine<B> {
             }
         }
         if config.kv_pages < Sequence::pages_for(max_model_len) {
-            return Err(EngineError::TooFewPages { pages: config.kv_pages, max_model_len });
+            return Err(EngineError::TooFewPages {
+                pages: config.kv_pages,
+                max_model_len,
+            });
         }
         // A step must have room for every running sequence's token and draft.
         let max_batch_tokens = config.max_batch_tokens.max(2 * config.max_running);
-        let forward =
-            Forward::load(backend, checkpoint, &config, max_batch_tokens, max_model_len, progress)?;
+        let forward = Forward::load(
+            backend,
+            checkpoint,
+            &config,
+            max_batch_tokens,
+            max_model_len,
+            progress,
+        )?;
         let memory = forward.pages(config.kv_pages, config.kv_dtype)?;
         let pool = PagePool::new(memory);
         let limits = Limits {
@@ -131,7 +143,10 @@ impl<B: Backend> Engine<B> {
         }
         // One position is needed for the first token to generate.
         if tokens >= self.max_model_len {
-            return Err(Reject::TooLong { tokens, max_model_len: self.max_model_len });
+            return Err(Reject::TooLong {
+                tokens,
+                max_model_len: self.max_model_len,
+            });
         }
         if let Some(&token) = request.tokens.iter().find(|&&t| t as usize >= vocab_size) {
             return Err(Reject::UnknownToken { token, vocab_size });
@@ -242,7 +257,11 @@ impl<B: Backend> Engine<B> {
             tokens.clear();
             tokens.extend_from_slice(&sequence.tokens[sequence.computed..][..share.tokens]);
             tokens.extend(sequence.draft.filter(|_| share.draft));
-            self.batch.push(&tokens, sequence.computed, sequence.pages.iter().map(PageRef::index));
+            self.batch.push(
+                &tokens,
+                sequence.computed,
+                sequence.pages.iter().map(PageRef::index),
+            );
         }
     }
 
@@ -261,7 +280,9 @@ impl<B: Backend> Engine<B> {
             let sequence = &self.scheduler.running[share.sequence];
             let start = sequence.computed;
             // Where a sequence failed or has no next token, its row has nothing to look at.
-            let valid = result.valid_rows.min(sequence.tokens.len().saturating_sub(start + 1));
+            let valid = result
+                .valid_rows
+                .min(sequence.tokens.len().saturating_sub(start + 1));
             if valid == 0 {
                 continue;
             }
@@ -272,7 +293,10 @@ impl<B: Backend> Engine<B> {
                 sequence.pages.iter().map(PageRef::index),
             );
             let room = sequence.tokens.len() + 1 < self.max_model_len;
-            if share.samples && room && (result.goes_on || matches!(sequence.kind, Kind::Prefill { .. })) {
+            if share.samples
+                && room
+                && (result.goes_on || matches!(sequence.kind, Kind::Prefill { .. }))
+            {
                 wanted.push((share.sequence, rows.len() - 1));
             }
         }
@@ -280,7 +304,9 @@ impl<B: Backend> Engine<B> {
             return;
         }
         let last_rows: Vec<usize> = wanted.iter().map(|(_, row)| *row).collect();
-        let drafts = self.forward.draft(&self.draft_batch, &rows, &last_rows, memory);
+        let drafts = self
+            .forward
+            .draft(&self.draft_batch, &rows, &last_rows, memory);
         for ((index, _), draft) in wanted.into_iter().zip(drafts) {
             self.scheduler.running[index].draft = Some(draft);
         }

@@ -66,7 +66,12 @@ impl PagePool {
             leased: 0,
             changes: CacheChanges::default(),
         };
-        PagePool { shared: Arc::new(Shared { memory, state: Mutex::new(state) }) }
+        PagePool {
+            shared: Arc::new(Shared {
+                memory,
+                state: Mutex::new(state),
+            }),
+        }
     }
 
     pub fn memory(&self) -> &Arc<PageMemory> {
@@ -96,21 +101,34 @@ impl PagePool {
         }
         let pages = (0..count).map(|_| state.take()).collect::<Vec<_>>();
         drop(state);
-        Some(pages.into_iter().map(|index| PageRef { shared: self.shared.clone(), index }).collect())
+        Some(
+            pages
+                .into_iter()
+                .map(|index| PageRef {
+                    shared: self.shared.clone(),
+                    index,
+                })
+                .collect(),
+        )
     }
 
     /// The cached pages of the longest prefix of `hashes`, each now held.
     pub fn matching(&self, hashes: &[BlockHash]) -> Vec<PageRef> {
         let mut state = self.shared.lock();
-        let indexes: Vec<u32> =
-            hashes.iter().map_while(|hash| state.blocks.get(hash).copied()).collect();
+        let indexes: Vec<u32> = hashes
+            .iter()
+            .map_while(|hash| state.blocks.get(hash).copied())
+            .collect();
         for &index in &indexes {
             state.hold(index);
         }
         drop(state);
         indexes
             .into_iter()
-            .map(|index| PageRef { shared: self.shared.clone(), index })
+            .map(|index| PageRef {
+                shared: self.shared.clone(),
+                index,
+            })
             .collect()
     }
 
@@ -149,7 +167,10 @@ impl State {
     /// The caller has checked that there is a page.
     fn take(&mut self) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
-            let (_, index) = self.evictable.pop_first().expect("availability was checked");
+            let (_, index) = self
+                .evictable
+                .pop_first()
+                .expect("availability was checked");
             if let Some(hash) = self.pages[index as usize].block.take() {
                 self.blocks.remove(&hash);
                 self.changes.removed.push(hash);
@@ -215,7 +236,10 @@ impl PageRef {
 impl Clone for PageRef {
     fn clone(&self) -> PageRef {
         self.shared.lock().hold(self.index);
-        PageRef { shared: self.shared.clone(), index: self.index }
+        PageRef {
+            shared: self.shared.clone(),
+            index: self.index,
+        }
     }
 }
 
@@ -252,7 +276,9 @@ impl LeasedPages {
         if let Some(first) = pages.first() {
             first.shared.lock().leased += pages.len();
         }
-        LeasedPages { pages: ManuallyDrop::new(pages) }
+        LeasedPages {
+            pages: ManuallyDrop::new(pages),
+        }
     }
 
     pub fn indexes(&self) -> Vec<u32> {
@@ -260,8 +286,7 @@ impl LeasedPages {
     }
 
     /// Ends the lease. `proof` says that no write to these pages can land any more.
-    pub fn settle(mut self, proof: WritesEnded) -> Vec<PageRef> {
-        drop(proof);
+    pub fn settle(mut self, _proof: WritesEnded) -> Vec<PageRef> {
         let pages = std::mem::take(&mut *self.pages);
         if let Some(first) = pages.first() {
             first.shared.lock().leased -= pages.len();
@@ -273,7 +298,10 @@ impl LeasedPages {
 impl Drop for LeasedPages {
     fn drop(&mut self) {
         if !self.pages.is_empty() {
-            tracing::error!(pages = self.pages.len(), "leased pages were dropped without proof; they are lost");
+            tracing::error!(
+                pages = self.pages.len(),
+                "leased pages were dropped without proof; they are lost"
+            );
         }
     }
 }

@@ -51,12 +51,25 @@ pub enum Event {
     /// `lease` (its page `i` is the sequence's page `first_page + i`). Then call
     /// [`Engine::prefilled`](crate::Engine::prefilled), or
     /// [`Engine::abort`](crate::Engine::abort) and settle the lease.
-    Reserved { id: RequestId, lease: LeasedPages, first_page: usize },
+    Reserved {
+        id: RequestId,
+        lease: LeasedPages,
+        first_page: usize,
+    },
     /// A `Prefill` request finished page `index` of its sequence; the page stays as it is while
     /// `page` is held.
-    PageFinished { id: RequestId, index: usize, page: PageRef },
+    PageFinished {
+        id: RequestId,
+        index: usize,
+        page: PageRef,
+    },
     /// A `Prefill` request is done; every page was announced before. Its log-probs are the first token's.
-    Prefilled { id: RequestId, first: TokenOutput, draft: Option<u32>, cached_tokens: usize },
+    Prefilled {
+        id: RequestId,
+        first: TokenOutput,
+        draft: Option<u32>,
+        cached_tokens: usize,
+    },
     /// Something to tell the client.
     Output { id: RequestId, output: Output },
     /// The request ended without a result: its logits were not finite.
@@ -103,8 +116,12 @@ pub enum LocalPrefillReason {
 }
 
 impl LocalPrefillReason {
-    pub const ALL: [LocalPrefillReason; 4] =
-        [Self::NoPrefillWorker, Self::Short, Self::Cached, Self::PromptLogProbs];
+    pub const ALL: [LocalPrefillReason; 4] = [
+        Self::NoPrefillWorker,
+        Self::Short,
+        Self::Cached,
+        Self::PromptLogProbs,
+    ];
 
     /// As a metric label.
     pub fn label(self) -> &'static str {

@@ -67,7 +67,11 @@ impl Scheduler {
 
     pub fn contains(&self, id: RequestId) -> bool {
         self.remote.contains_key(&id)
-            || self.running.iter().chain(&self.waiting).any(|sequence| sequence.id == id)
+            || self
+                .running
+                .iter()
+                .chain(&self.waiting)
+                .any(|sequence| sequence.id == id)
     }
 
     /// Drops the request, wherever it is. Pages leased to a peer stay with their lease.
@@ -92,7 +96,11 @@ impl Scheduler {
 
     /// Tokens of prompts that nobody has computed yet.
     pub fn waiting_tokens(&self) -> usize {
-        self.waiting.iter().chain(&self.running).map(Sequence::remaining).sum()
+        self.waiting
+            .iter()
+            .chain(&self.running)
+            .map(Sequence::remaining)
+            .sum()
     }
 
     /// Plans a step. Reservations for peers are pushed to `events`. The plan is empty when nothing
@@ -115,18 +123,26 @@ impl Scheduler {
             }
         }
         while self.running.len() + self.remote.len() < self.limits.max_running {
-            let Some(mut sequence) = self.waiting.pop_front() else { break };
+            let Some(mut sequence) = self.waiting.pop_front() else {
+                break;
+            };
             match self.admit(&mut sequence, budget) {
                 Admission::Local => {
                     self.running.push(sequence);
                     let index = self.running.len() - 1;
-                    let share = self.share(index, budget, &mut shares).expect("its pages are there");
+                    let share = self
+                        .share(index, budget, &mut shares)
+                        .expect("its pages are there");
                     budget -= share.tokens + usize::from(share.draft);
                     shares.push(share);
                 }
                 Admission::Remote(lease) => {
                     let first_page = sequence.pages.len();
-                    events.push(Event::Reserved { id: sequence.id, lease, first_page });
+                    events.push(Event::Reserved {
+                        id: sequence.id,
+                        lease,
+                        first_page,
+                    });
                     self.remote.insert(sequence.id, sequence);
                 }
                 Admission::Later => {
@@ -146,9 +162,8 @@ impl Scheduler {
         let samples = tokens == sequence.remaining();
         let mut draft = samples && sequence.draft.is_some() && budget > tokens;
         let held = sequence.pages.len();
-        let missing = |rows: usize| {
-            Sequence::pages_for(sequence.computed + rows).saturating_sub(held)
-        };
+        let missing =
+            |rows: usize| Sequence::pages_for(sequence.computed + rows).saturating_sub(held);
         let pages = match self.pool.allocate(missing(tokens + usize::from(draft))) {
             Some(pages) => pages,
             None => {
@@ -164,13 +179,20 @@ impl Scheduler {
             }
         };
         self.running[index].pages.extend(pages);
-        Some(Share { sequence: index, tokens, draft, samples })
+        Some(Share {
+            sequence: index,
+            tokens,
+            draft,
+            samples,
+        })
     }
 
     /// Sends the sequence that arrived last back to wait; if it had a share of this step, that
     /// share goes too.
     fn preempt_last(&mut self, shares: &mut Vec<Share>) {
-        let Some(mut sequence) = self.running.pop() else { return };
+        let Some(mut sequence) = self.running.pop() else {
+            return;
+        };
         shares.retain(|share| share.sequence != self.running.len());
         sequence.reset();
         self.preemptions += 1;
@@ -197,7 +219,11 @@ impl Scheduler {
         // admitted is not preempted at once.
         let wanted = if remote { known } else { known + 1 };
         let missing = Sequence::pages_for(wanted) - cached.len();
-        let fresh = if remote || budget > 0 { self.pool.allocate(missing) } else { None };
+        let fresh = if remote || budget > 0 {
+            self.pool.allocate(missing)
+        } else {
+            None
+        };
         let Some(fresh) = fresh else {
             pages::release(cached);
             return Admission::Later;

@@ -41,7 +41,14 @@ pub struct Sequence {
 
 impl Sequence {
     pub fn new(request: Request, revision: &str) -> Sequence {
-        let Request { id, tokens, prompt_tokens, sampling, cache_salt, kind } = request;
+        let Request {
+            id,
+            tokens,
+            prompt_tokens,
+            sampling,
+            cache_salt,
+            kind,
+        } = request;
         let history = sampling
             .has_penalties()
             .then(|| History::new(&tokens[..prompt_tokens], &tokens[prompt_tokens..]));
@@ -94,7 +101,8 @@ impl Sequence {
         while self.hashes.len() < blocks {
             let at = self.hashes.len() * BLOCK_TOKENS;
             let parent = self.hashes.last().copied().unwrap_or(self.root);
-            self.hashes.push(parent.child(&self.tokens[at..at + BLOCK_TOKENS]));
+            self.hashes
+                .push(parent.child(&self.tokens[at..at + BLOCK_TOKENS]));
         }
         &self.hashes[..blocks]
     }

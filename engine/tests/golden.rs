@@ -12,7 +12,11 @@ const BAR: f32 = 1e-3;
 const TOP: usize = 20;
 
 fn with_logprobs(max_tokens: usize) -> SamplingParams {
-    SamplingParams { logprobs: Some(TOP), prompt_logprobs: Some(TOP), ..greedy(max_tokens) }
+    SamplingParams {
+        logprobs: Some(TOP),
+        prompt_logprobs: Some(TOP),
+        ..greedy(max_tokens)
+    }
 }
 
 /// Largest difference between the reference's top and ours, by token id. `ours` holds more than
@@ -20,13 +24,15 @@ fn with_logprobs(max_tokens: usize) -> SamplingParams {
 fn difference(ids: &[u32], reference: &[f32], ours: &[(u32, f32)]) -> f32 {
     ids.iter()
         .zip(reference)
-        .map(|(id, logprob)| match ours.iter().find(|(ours, _)| ours == id) {
-            Some((_, found)) => (found - logprob).abs(),
-            None => {
-                // Below our last one: it differs at least by what separates it from that.
-                (logprob - ours.last().map_or(f32::NEG_INFINITY, |last| last.1)).abs()
-            }
-        })
+        .map(
+            |(id, logprob)| match ours.iter().find(|(ours, _)| ours == id) {
+                Some((_, found)) => (found - logprob).abs(),
+                None => {
+                    // Below our last one: it differs at least by what separates it from that.
+                    (logprob - ours.last().map_or(f32::NEG_INFINITY, |last| last.1)).abs()
+                }
+            },
+        )
         .fold(0.0, f32::max)
 }
 
@@ -41,14 +47,21 @@ fn every_family_matches_its_goldens() {
             let tokens = golden.ids(&format!("{prompt}.tokens"));
             let greedy_tokens = golden.ids(&format!("{prompt}.greedy_tokens"));
             let gaps = golden.floats(&format!("{prompt}.greedy_gap"));
-            let answer = run_one(&mut engine, number as u64, &tokens, with_logprobs(greedy_tokens.len()));
+            let answer = run_one(
+                &mut engine,
+                number as u64,
+                &tokens,
+                with_logprobs(greedy_tokens.len()),
+            );
 
             let positions = golden.ids(&format!("{prompt}.positions"));
             let ids = golden.ids(&format!("{prompt}.top_ids"));
             let logprobs = golden.floats(&format!("{prompt}.top_logprobs"));
             let start = answer.start.as_ref().expect("a first output");
-            for ((&position, ids), logprobs) in
-                positions.iter().zip(ids.chunks(TOP)).zip(logprobs.chunks(TOP))
+            for ((&position, ids), logprobs) in positions
+                .iter()
+                .zip(ids.chunks(TOP))
+                .zip(logprobs.chunks(TOP))
             {
                 // The row at `position` is about the token after it.
                 let ours = match start.prompt_logprobs.get(position as usize + 1) {
@@ -56,7 +69,10 @@ fn every_family_matches_its_goldens() {
                     None => &answer.tokens[0].top,
                 };
                 let found = difference(ids, logprobs, ours);
-                assert!(found <= BAR, "{family} {prompt} position {position}: {found}");
+                assert!(
+                    found <= BAR,
+                    "{family} {prompt} position {position}: {found}"
+                );
                 worst = worst.max(found);
             }
 
@@ -70,7 +86,10 @@ fn every_family_matches_its_goldens() {
                 if gaps[step] <= BAR {
                     break; // From here on the reference itself could have gone another way.
                 }
-                assert_eq!(token.id, greedy_tokens[step], "{family} {prompt} step {step}");
+                assert_eq!(
+                    token.id, greedy_tokens[step],
+                    "{family} {prompt} step {step}"
+                );
             }
         }
         println!("{family}: largest log-prob difference {worst:.2e}");

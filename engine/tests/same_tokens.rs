@@ -12,7 +12,10 @@ use millrace_engine::{EngineConfig, SamplingParams};
 const OUTPUT: usize = 40;
 
 fn prompts(golden: &Golden) -> Vec<Vec<u32>> {
-    PROMPTS.iter().map(|prompt| golden.ids(&format!("{prompt}.tokens"))).collect()
+    PROMPTS
+        .iter()
+        .map(|prompt| golden.ids(&format!("{prompt}.tokens")))
+        .collect()
 }
 
 fn sampled(seed: u64) -> SamplingParams {
@@ -27,8 +30,15 @@ fn sampled(seed: u64) -> SamplingParams {
 
 /// Greedy and sampled, with log-probs: equal only if every logit is.
 fn params(number: usize) -> SamplingParams {
-    let params = if number % 2 == 0 { greedy(OUTPUT) } else { sampled(number as u64) };
-    SamplingParams { logprobs: Some(3), ..params }
+    let params = if number % 2 == 0 {
+        greedy(OUTPUT)
+    } else {
+        sampled(number as u64)
+    };
+    SamplingParams {
+        logprobs: Some(3),
+        ..params
+    }
 }
 
 /// Each prompt alone, in an engine without MTP and with chunks that hold any prompt whole.
@@ -48,13 +58,21 @@ fn alone(family: &str, prompts: &[Vec<u32>]) -> Vec<Answer> {
 fn assert_same(what: &str, family: &str, expected: &[Answer], found: &HashMap<u64, Answer>) {
     for (number, expected) in expected.iter().enumerate() {
         let found = &found[&(number as u64)];
-        assert_eq!(expected.tokens, found.tokens, "{family}, prompt {number}: {what}");
+        assert_eq!(
+            expected.tokens, found.tokens,
+            "{family}, prompt {number}: {what}"
+        );
     }
 }
 
-fn submit_all(engine: &mut millrace_engine::Engine<millrace_kernels::cpu::CpuBackend>, prompts: &[Vec<u32>]) {
+fn submit_all(
+    engine: &mut millrace_engine::Engine<millrace_kernels::cpu::CpuBackend>,
+    prompts: &[Vec<u32>],
+) {
     for (number, prompt) in prompts.iter().enumerate() {
-        engine.submit(request(number as u64, prompt, params(number))).expect("accepted");
+        engine
+            .submit(request(number as u64, prompt, params(number)))
+            .expect("accepted");
     }
 }
 
@@ -67,11 +85,20 @@ fn in_a_batch_of_sixteen_with_small_chunks_and_mtp() {
         let prompts: Vec<Vec<u32>> = base.iter().cycle().take(16).cloned().collect();
         let expected = alone(family, &prompts);
         for mtp in [false, true] {
-            let config = EngineConfig { mtp, max_batch_tokens: 64, ..float_config() };
+            let config = EngineConfig {
+                mtp,
+                max_batch_tokens: 64,
+                ..float_config()
+            };
             let mut engine = engine(family, config);
             submit_all(&mut engine, &prompts);
             let found = run(&mut engine);
-            assert_same(&format!("batch of 16, chunks of 64, mtp {mtp}"), family, &expected, &found);
+            assert_same(
+                &format!("batch of 16, chunks of 64, mtp {mtp}"),
+                family,
+                &expected,
+                &found,
+            );
             if mtp && engine.drafts() {
                 assert!(engine.counters().drafts > 0);
             }
@@ -88,8 +115,16 @@ fn after_a_prefix_hit() {
         let mut engine = engine(family, float_config());
         for round in 0..2u64 {
             for (number, prompt) in prompts.iter().enumerate() {
-                let answer = run_one(&mut engine, 100 * round + number as u64, prompt, params(number));
-                assert_eq!(expected[number].tokens, answer.tokens, "{family} round {round}");
+                let answer = run_one(
+                    &mut engine,
+                    100 * round + number as u64,
+                    prompt,
+                    params(number),
+                );
+                assert_eq!(
+                    expected[number].tokens, answer.tokens,
+                    "{family} round {round}"
+                );
                 let cached = answer.start.expect("a first output").cached_tokens;
                 let most = (prompt.len() - 1) / 64 * 64;
                 if round == 1 {
@@ -105,8 +140,9 @@ fn after_preemption() {
     for family in ["deepseek_v3", "qwen3"] {
         let base = prompts(&Golden::open(family));
         // Eight sequences that start on two pages' edge and want a third, in a pool of 18 pages.
-        let prompts: Vec<Vec<u32>> =
-            (0..8).map(|i| base[4][i * 100..i * 100 + 100 + i].to_vec()).collect();
+        let prompts: Vec<Vec<u32>> = (0..8)
+            .map(|i| base[4][i * 100..i * 100 + 100 + i].to_vec())
+            .collect();
         let expected = alone(family, &prompts);
         let config = EngineConfig {
             kv_pages: 18,

@@ -39,7 +39,10 @@ impl<B: Backend> Engine<B> {
             let result = self.sample_share(share, &mut sequence, &mut rows);
             if result.failed {
                 let message = NotFinite.to_string();
-                events.push(Event::Failed { id: sequence.id, message });
+                events.push(Event::Failed {
+                    id: sequence.id,
+                    message,
+                });
             }
             results.push(result);
             // Put it back where it was.
@@ -73,13 +76,19 @@ impl<B: Backend> Engine<B> {
         sequence: &mut Sequence,
         rows: &mut impl Iterator<Item = &'a mut [f32]>,
     ) -> ShareResult {
-        let mut result = ShareResult { valid_rows: share.tokens, ..ShareResult::default() };
+        let mut result = ShareResult {
+            valid_rows: share.tokens,
+            ..ShareResult::default()
+        };
         let start = sequence.computed;
         for position in start..start + prompt_rows(sequence, share.tokens) {
             let row = rows.next().expect("a row was read for each");
             let count = sequence.sampling.prompt_logprobs.unwrap_or(0);
             let probs = log_probs(row, sequence.tokens[position + 1], count);
-            sequence.prompt_logprobs.push(PromptLogProbs { logprob: probs.chosen, top: probs.top });
+            sequence.prompt_logprobs.push(PromptLogProbs {
+                logprob: probs.chosen,
+                top: probs.top,
+            });
         }
         if !share.samples {
             return result;
@@ -124,9 +133,17 @@ impl<B: Backend> Engine<B> {
         Ok(match (params.logprobs, raw) {
             (Some(count), Some(raw)) => {
                 let probs = log_probs(&raw, id, count);
-                TokenOutput { id, logprob: Some(probs.chosen), top: probs.top }
+                TokenOutput {
+                    id,
+                    logprob: Some(probs.chosen),
+                    top: probs.top,
+                }
             }
-            _ => TokenOutput { id, logprob: None, top: Vec::new() },
+            _ => TokenOutput {
+                id,
+                logprob: None,
+                top: Vec::new(),
+            },
         })
     }
 
@@ -154,11 +171,23 @@ impl<B: Backend> Engine<B> {
             let mut prompt_logprobs = Vec::new();
             if sequence.sampling.prompt_logprobs.is_some() {
                 prompt_logprobs.push(None);
-                prompt_logprobs.extend(std::mem::take(&mut sequence.prompt_logprobs).into_iter().map(Some));
+                prompt_logprobs.extend(
+                    std::mem::take(&mut sequence.prompt_logprobs)
+                        .into_iter()
+                        .map(Some),
+                );
             }
-            Start { cached_tokens: sequence.cached_tokens, place, prompt_logprobs }
+            Start {
+                cached_tokens: sequence.cached_tokens,
+                place,
+                prompt_logprobs,
+            }
         });
-        Output { tokens: vec![token], start, finish }
+        Output {
+            tokens: vec![token],
+            start,
+            finish,
+        }
     }
 
     fn finish_of(&self, sequence: &Sequence, token: u32) -> Option<Finish> {
@@ -167,10 +196,17 @@ impl<B: Backend> Engine<B> {
         let ends = (!params.ignore_eos && self.model.common.eos_token_ids.contains(&token))
             || params.stop_token_ids.contains(&token);
         if ends && output > params.min_tokens {
-            return Some(Finish { reason: FinishReason::Stop, stop_token: Some(token) });
+            return Some(Finish {
+                reason: FinishReason::Stop,
+                stop_token: Some(token),
+            });
         }
-        (output >= params.max_tokens || sequence.tokens.len() >= self.max_model_len)
-            .then_some(Finish { reason: FinishReason::Length, stop_token: None })
+        (output >= params.max_tokens || sequence.tokens.len() >= self.max_model_len).then_some(
+            Finish {
+                reason: FinishReason::Length,
+                stop_token: None,
+            },
+        )
     }
 
     /// Books what the step computed, announces it, and lets finished sequences go.
@@ -199,11 +235,19 @@ impl<B: Backend> Engine<B> {
                     if let Some(first) = result.output.tokens.into_iter().next() {
                         let draft = sequence.draft;
                         let cached_tokens = sequence.cached_tokens;
-                        events.push(Event::Prefilled { id, first, draft, cached_tokens });
+                        events.push(Event::Prefilled {
+                            id,
+                            first,
+                            draft,
+                            cached_tokens,
+                        });
                     }
                 }
             } else if !result.output.tokens.is_empty() && !result.failed {
-                events.push(Event::Output { id, output: result.output });
+                events.push(Event::Output {
+                    id,
+                    output: result.output,
+                });
             }
             if ended {
                 done.push(id);
@@ -223,16 +267,21 @@ impl<B: Backend> Engine<B> {
             return;
         }
         let full = sequence.computed / BLOCK_TOKENS;
-        let hashes = sequence.hashes(full).to_vec();
-        for index in sequence.stored_pages..full {
-            self.pool.store(&sequence.pages[index], hashes[index]);
+        let stored = sequence.stored_pages;
+        let hashes = sequence.hashes(full)[stored..].to_vec();
+        for (page, hash) in sequence.pages[stored..].iter().zip(hashes) {
+            self.pool.store(page, hash);
         }
         sequence.stored_pages = full;
     }
 }
 
 /// Pages that a prefill found in its cache can leave while the rest is computed.
-pub(super) fn announce_cached(scheduler: &mut Scheduler, shares: &[Share], events: &mut Vec<Event>) {
+pub(super) fn announce_cached(
+    scheduler: &mut Scheduler,
+    shares: &[Share],
+    events: &mut Vec<Event>,
+) {
     for share in shares {
         let sequence = &mut scheduler.running[share.sequence];
         if let Kind::Prefill { .. } = sequence.kind {
@@ -258,7 +307,11 @@ fn announce_pages(sequence: &mut Sequence, last: bool, events: &mut Vec<Event>) 
     };
     for index in sequence.announced_pages..finished {
         let page = sequence.pages[index].clone();
-        events.push(Event::PageFinished { id: sequence.id, index, page });
+        events.push(Event::PageFinished {
+            id: sequence.id,
+            index,
+            page,
+        });
     }
     sequence.announced_pages = sequence.announced_pages.max(finished);
 }

@@ -52,7 +52,11 @@ enum Query<B: Backend> {
     /// V2-Lite: straight.
     Direct { q: B::Linear, kv_a: B::Linear },
     /// Through a low-rank bottleneck, computed together with the latent: `[q_a; kv_a]`.
-    LowRank { q_kv_a: B::Linear, q_norm: B::Vector, q_b: B::Linear },
+    LowRank {
+        q_kv_a: B::Linear,
+        q_norm: B::Vector,
+        q_b: B::Linear,
+    },
 }
 
 enum FeedForward<B: Backend> {
@@ -116,7 +120,14 @@ impl<B: Backend> DeepSeek<B> {
             .transpose()?;
         let space = Space::new(loader.backend, common, config, max_rows);
         let rope = rope_table(&common.rope, max_model_len);
-        Ok(DeepSeek { layers, norm, mtp, space, shape, rope })
+        Ok(DeepSeek {
+            layers,
+            norm,
+            mtp,
+            space,
+            shape,
+            rope,
+        })
     }
 
     pub fn drafts(&self) -> bool {
@@ -132,7 +143,14 @@ impl<B: Backend> DeepSeek<B> {
         pages: &PageMemory,
         hidden: &mut B::Tensor,
     ) {
-        let DeepSeek { layers, norm, space, shape, rope, .. } = self;
+        let DeepSeek {
+            layers,
+            norm,
+            space,
+            shape,
+            rope,
+            ..
+        } = self;
         backend.embed(embed, &batch.tokens, &mut space.residual);
         for (index, layer) in layers.iter().enumerate() {
             layer.run(backend, shape, rope, batch, pages, space, index == 0);
@@ -150,7 +168,16 @@ impl<B: Backend> DeepSeek<B> {
         batch: &Batch,
         pages: &PageMemory,
     ) {
-        let DeepSeek { mtp: Some(mtp), space, shape, rope, .. } = self else { return };
+        let DeepSeek {
+            mtp: Some(mtp),
+            space,
+            shape,
+            rope,
+            ..
+        } = self
+        else {
+            return;
+        };
         let eps = shape.eps;
         backend.embed(embed, &batch.tokens, &mut space.delta);
         backend.rms_norm(&space.delta, &mtp.embed_norm, eps, &mut mtp.embedded);
@@ -158,13 +185,23 @@ impl<B: Backend> DeepSeek<B> {
         backend.rms_norm(&mtp.gathered, &mtp.hidden_norm, eps, &mut space.normed);
         backend.concat(&mtp.embedded, &space.normed, &mut mtp.joined);
         backend.apply(&mtp.projection, &mtp.joined, 0, &mut space.residual);
-        mtp.layer.run(backend, shape, rope, batch, pages, space, true);
-        backend.add_rms_norm(&mut space.residual, &space.delta, &mtp.head_norm, eps, &mut mtp.hidden);
+        mtp.layer
+            .run(backend, shape, rope, batch, pages, space, true);
+        backend.add_rms_norm(
+            &mut space.residual,
+            &space.delta,
+            &mtp.head_norm,
+            eps,
+            &mut mtp.hidden,
+        );
     }
 
     /// The MTP layer's hidden states and its head, if it has one of its own.
     pub fn mtp_output(&self) -> (&B::Tensor, Option<&B::Linear>) {
-        let mtp = self.mtp.as_ref().expect("only a model that drafts is asked");
+        let mtp = self
+            .mtp
+            .as_ref()
+            .expect("only a model that drafts is asked");
         (&mtp.hidden, mtp.head.as_ref())
     }
 }
@@ -186,17 +223,24 @@ impl<B: Backend> Layer<B> {
         let kv_a_bias = attention("kv_a_proj_with_mqa.bias");
         let query = match config.q_lora_rank {
             None => {
-                let bias = config.attention_bias.then_some([(kv_a_bias.as_str(), latent + rope)]);
+                let bias = config
+                    .attention_bias
+                    .then_some([(kv_a_bias.as_str(), latent + rope)]);
                 Query::Direct {
                     q: loader.linear(&[(&attention("q_proj"), query_width)], hidden, None)?,
-                    kv_a: loader.linear(&[(&kv_a, latent + rope)], hidden, bias.as_ref().map(|b| &b[..]))?,
+                    kv_a: loader.linear(
+                        &[(&kv_a, latent + rope)],
+                        hidden,
+                        bias.as_ref().map(|b| &b[..]),
+                    )?,
                 }
             }
             Some(rank) => {
                 let q_a_bias = attention("q_a_proj.bias");
-                let bias = config
-                    .attention_bias
-                    .then_some([(q_a_bias.as_str(), rank), (kv_a_bias.as_str(), latent + rope)]);
+                let bias = config.attention_bias.then_some([
+                    (q_a_bias.as_str(), rank),
+                    (kv_a_bias.as_str(), latent + rope),
+                ]);
                 Query::LowRank {
                     q_kv_a: loader.linear(
                         &[(&attention("q_a_proj"), rank), (&kv_a, latent + rope)],
@@ -214,9 +258,14 @@ impl<B: Backend> Layer<B> {
         let (w_uk, w_uv) = loader
             .backend
             .absorbed(kv_b, heads, nope, v)
-            .map_err(|source| EngineError::Weights { tensor: kv_b_name, source })?;
+            .map_err(|source| EngineError::Weights {
+                tensor: kv_b_name,
+                source,
+            })?;
         let output_bias = attention("o_proj.bias");
-        let output_bias = config.attention_bias.then_some([(output_bias.as_str(), hidden)]);
+        let output_bias = config
+            .attention_bias
+            .then_some([(output_bias.as_str(), hidden)]);
         let output = loader.linear(
             &[(&attention("o_proj"), hidden)],
             heads * v,
@@ -227,7 +276,12 @@ impl<B: Backend> Layer<B> {
             Some(moe) if moe.is_moe_layer(index) => {
                 FeedForward::Moe(Moe::load(loader, &mlp, common, moe)?)
             }
-            _ => FeedForward::Dense(SwiGlu::load(loader, &mlp, hidden, config.intermediate_size)?),
+            _ => FeedForward::Dense(SwiGlu::load(
+                loader,
+                &mlp,
+                hidden,
+                config.intermediate_size,
+            )?),
         };
         Ok(Layer {
             index,
@@ -237,7 +291,8 @@ impl<B: Backend> Layer<B> {
             w_uk,
             w_uv,
             output,
-            post_norm: loader.vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
+            post_norm: loader
+                .vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
             feed_forward,
         })
     }
@@ -259,7 +314,11 @@ impl<B: Backend> Layer<B> {
             backend.rms_norm(&space.residual, &self.input_norm, eps, &mut space.normed);
         } else {
             backend.add_rms_norm(
-                &mut space.residual, &space.delta, &self.input_norm, eps, &mut space.normed,
+                &mut space.residual,
+                &space.delta,
+                &self.input_norm,
+                eps,
+                &mut space.normed,
             );
         }
         let latent_column = match &self.query {
@@ -268,7 +327,11 @@ impl<B: Backend> Layer<B> {
                 backend.apply(kv_a, &space.normed, 0, &mut space.low_rank);
                 0
             }
-            Query::LowRank { q_kv_a, q_norm, q_b } => {
+            Query::LowRank {
+                q_kv_a,
+                q_norm,
+                q_b,
+            } => {
                 let rank = shape.q_lora.expect("this form has a rank");
                 backend.apply(q_kv_a, &space.normed, 0, &mut space.low_rank);
                 backend.head_rms_norm(&mut space.low_rank, 0, 1, rank, q_norm, eps);
@@ -277,24 +340,50 @@ impl<B: Backend> Layer<B> {
             }
         };
         backend.write_latent(
-            &space.low_rank, latent_column, &self.kv_norm, eps, rope, batch, pages, self.index,
+            &space.low_rank,
+            latent_column,
+            &self.kv_norm,
+            eps,
+            rope,
+            batch,
+            pages,
+            self.index,
         );
-        backend.absorb_query(&self.w_uk, &space.query, rope, batch, &mut space.latent_query);
+        backend.absorb_query(
+            &self.w_uk,
+            &space.query,
+            rope,
+            batch,
+            &mut space.latent_query,
+        );
         backend.latent_attention(
-            &space.latent_query, shape.heads, shape.latent, shape.scale, batch, pages, self.index,
+            &space.latent_query,
+            shape.heads,
+            shape.latent,
+            shape.scale,
+            batch,
+            pages,
+            self.index,
             &mut space.latent_output,
         );
         backend.apply_heads(&self.w_uv, &space.latent_output, &mut space.output);
         backend.apply(&self.output, &space.output, 0, &mut space.delta);
         backend.add_rms_norm(
-            &mut space.residual, &space.delta, &self.post_norm, eps, &mut space.normed,
+            &mut space.residual,
+            &space.delta,
+            &self.post_norm,
+            eps,
+            &mut space.normed,
         );
         match &self.feed_forward {
             FeedForward::Dense(mlp) => {
                 mlp.run(backend, &space.normed, &mut space.dense, &mut space.delta);
             }
             FeedForward::Moe(moe) => {
-                let moe_space = space.moe.as_mut().expect("a model with experts has their buffers");
+                let moe_space = space
+                    .moe
+                    .as_mut()
+                    .expect("a model with experts has their buffers");
                 moe.run(backend, &space.normed, moe_space, &mut space.delta);
             }
         }
@@ -321,7 +410,11 @@ impl<B: Backend> Mtp<B> {
         Ok(Mtp {
             embed_norm: loader.vector(&format!("{prefix}.enorm.weight"), hidden)?,
             hidden_norm: loader.vector(&format!("{prefix}.hnorm.weight"), hidden)?,
-            projection: loader.linear(&[(&format!("{prefix}.eh_proj"), hidden)], 2 * hidden, None)?,
+            projection: loader.linear(
+                &[(&format!("{prefix}.eh_proj"), hidden)],
+                2 * hidden,
+                None,
+            )?,
             layer: Layer::load(loader, common, config, index)?,
             head_norm: loader.vector(&format!("{prefix}.shared_head.norm.weight"), hidden)?,
             head,
@@ -348,7 +441,10 @@ impl<B: Backend> Space<B> {
             latent_output: backend.tensor(rows, heads * latent),
             output: backend.tensor(rows, heads * config.v_head_dim),
             dense: SwiGluSpace::new(backend, rows, config.intermediate_size),
-            moe: config.moe.as_ref().map(|moe| MoeSpace::new(backend, rows, hidden, moe)),
+            moe: config
+                .moe
+                .as_ref()
+                .map(|moe| MoeSpace::new(backend, rows, hidden, moe)),
         }
     }
 }

@@ -81,8 +81,21 @@ impl<B: Backend> Dense<B> {
         pages: &PageMemory,
         hidden: &mut B::Tensor,
     ) {
-        let Dense { layers, norm, space, config, eps, scale, rope } = self;
-        let DenseConfig { num_heads: heads, num_kv_heads: kv_heads, head_dim, .. } = *config;
+        let Dense {
+            layers,
+            norm,
+            space,
+            config,
+            eps,
+            scale,
+            rope,
+        } = self;
+        let DenseConfig {
+            num_heads: heads,
+            num_kv_heads: kv_heads,
+            head_dim,
+            ..
+        } = *config;
         let (q, _) = widths(config);
         backend.embed(embed, &batch.tokens, &mut space.residual);
         for (index, layer) in layers.iter().enumerate() {
@@ -90,7 +103,11 @@ impl<B: Backend> Dense<B> {
                 backend.rms_norm(&space.residual, &layer.input_norm, *eps, &mut space.normed);
             } else {
                 backend.add_rms_norm(
-                    &mut space.residual, &space.delta, &layer.input_norm, *eps, &mut space.normed,
+                    &mut space.residual,
+                    &space.delta,
+                    &layer.input_norm,
+                    *eps,
+                    &mut space.normed,
                 );
             }
             backend.apply(&layer.qkv, &space.normed, 0, &mut space.qkv);
@@ -102,14 +119,27 @@ impl<B: Backend> Dense<B> {
             backend.rope(&mut space.qkv, 0, heads + kv_heads, head_dim, rope, batch);
             backend.write_kv(&space.qkv, q, batch, pages, index);
             backend.gqa_attention(
-                &space.qkv, heads, kv_heads, head_dim, *scale, batch, pages, index,
+                &space.qkv,
+                heads,
+                kv_heads,
+                head_dim,
+                *scale,
+                batch,
+                pages,
+                index,
                 &mut space.attended,
             );
             backend.apply(&layer.output, &space.attended, 0, &mut space.delta);
             backend.add_rms_norm(
-                &mut space.residual, &space.delta, &layer.post_norm, *eps, &mut space.normed,
+                &mut space.residual,
+                &space.delta,
+                &layer.post_norm,
+                *eps,
+                &mut space.normed,
             );
-            layer.mlp.run(backend, &space.normed, &mut space.mlp, &mut space.delta);
+            layer
+                .mlp
+                .run(backend, &space.normed, &mut space.mlp, &mut space.delta);
         }
         backend.add_rms_norm(&mut space.residual, &space.delta, norm, *eps, hidden);
     }
@@ -153,13 +183,22 @@ impl<B: Backend> Layer<B> {
                 q,
                 config.o_bias.then_some(&o_bias),
             )?,
-            post_norm: loader.vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
-            mlp: SwiGlu::load(loader, &format!("{prefix}.mlp"), hidden, config.intermediate_size)?,
+            post_norm: loader
+                .vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
+            mlp: SwiGlu::load(
+                loader,
+                &format!("{prefix}.mlp"),
+                hidden,
+                config.intermediate_size,
+            )?,
         })
     }
 }
 
 /// Columns of all query heads, and of all key (or value) heads.
 fn widths(config: &DenseConfig) -> (usize, usize) {
-    (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim)
+    (
+        config.num_heads * config.head_dim,
+        config.num_kv_heads * config.head_dim,
+    )
 }

@@ -19,7 +19,12 @@ impl<'a, B: Backend> Loader<'a, B> {
         checkpoint: &'a Checkpoint,
         progress: &'a mut dyn FnMut(LoadProgress),
     ) -> Loader<'a, B> {
-        Loader { backend, checkpoint, progress, done: 0 }
+        Loader {
+            backend,
+            checkpoint,
+            progress,
+            done: 0,
+        }
     }
 
     pub fn has(&self, tensor: &str) -> bool {
@@ -49,7 +54,10 @@ impl<'a, B: Backend> Loader<'a, B> {
             .transpose()?;
         self.backend
             .linear(&matrices, bias.as_deref())
-            .map_err(|source| EngineError::Weights { tensor: parts[0].0.to_owned(), source })
+            .map_err(|source| EngineError::Weights {
+                tensor: parts[0].0.to_owned(),
+                source,
+            })
     }
 
     pub fn embedding(
@@ -61,7 +69,10 @@ impl<'a, B: Backend> Loader<'a, B> {
         let table = self.matrix(name, vocab, hidden)?;
         self.backend
             .embedding(table)
-            .map_err(|source| EngineError::Weights { tensor: name.to_owned(), source })
+            .map_err(|source| EngineError::Weights {
+                tensor: name.to_owned(),
+                source,
+            })
     }
 
     pub fn vector(&mut self, name: &str, len: usize) -> Result<B::Vector, EngineError> {

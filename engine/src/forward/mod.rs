@@ -53,23 +53,46 @@ impl<B: Backend> Forward<B> {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Forward<B>, EngineError> {
         let model = checkpoint.config();
-        let CommonConfig { hidden_size, vocab_size, num_layers, tie_word_embeddings, .. } = model.common;
+        let CommonConfig {
+            hidden_size,
+            vocab_size,
+            num_layers,
+            tie_word_embeddings,
+            ..
+        } = model.common;
         let mut loader = Loader::new(&backend, checkpoint, progress);
         let embed = loader.embedding("model.embed_tokens", vocab_size, hidden_size)?;
-        let head = if tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        let head = if tie_word_embeddings {
+            "model.embed_tokens"
+        } else {
+            "lm_head"
+        };
         let head = loader.linear(&[(head, vocab_size)], hidden_size, None)?;
         let (body, layers, row_values) = match &model.family {
             Family::DeepSeek(family) => {
                 let body = DeepSeek::load(
-                    &mut loader, &model.common, family, config.mtp, max_rows, max_model_len,
+                    &mut loader,
+                    &model.common,
+                    family,
+                    config.mtp,
+                    max_rows,
+                    max_model_len,
                 )?;
                 let layers = num_layers + usize::from(body.drafts());
-                (Body::DeepSeek(Box::new(body)), layers, family.kv_lora_rank + family.qk_rope_head_dim)
+                (
+                    Body::DeepSeek(Box::new(body)),
+                    layers,
+                    family.kv_lora_rank + family.qk_rope_head_dim,
+                )
             }
             Family::Dense(family) => {
                 let body =
                     Dense::load(&mut loader, &model.common, family, max_rows, max_model_len)?;
-                (Body::Dense(Box::new(body)), num_layers, 2 * family.num_kv_heads * family.head_dim)
+                (
+                    Body::Dense(Box::new(body)),
+                    num_layers,
+                    2 * family.num_kv_heads * family.head_dim,
+                )
             }
         };
         let logit_rows = LOGIT_ROWS.min(max_rows);
@@ -88,7 +111,11 @@ impl<B: Backend> Forward<B> {
 
     /// A page pool for this model's cache.
     pub fn pages(&self, count: usize, dtype: KvDtype) -> Result<Arc<PageMemory>, KernelError> {
-        let layout = PageLayout { layers: self.layers, row_values: self.row_values, dtype };
+        let layout = PageLayout {
+            layers: self.layers,
+            row_values: self.row_values,
+            dtype,
+        };
         self.backend.pages(layout, count)
     }
 
@@ -103,8 +130,12 @@ impl<B: Backend> Forward<B> {
     /// Computes the hidden states of `batch` and writes its cache rows.
     pub fn run(&mut self, batch: &Batch, pages: &PageMemory) {
         match &mut self.body {
-            Body::DeepSeek(body) => body.run(&self.backend, &self.embed, batch, pages, &mut self.hidden),
-            Body::Dense(body) => body.run(&self.backend, &self.embed, batch, pages, &mut self.hidden),
+            Body::DeepSeek(body) => {
+                body.run(&self.backend, &self.embed, batch, pages, &mut self.hidden)
+            }
+            Body::Dense(body) => {
+                body.run(&self.backend, &self.embed, batch, pages, &mut self.hidden)
+            }
         }
     }
 
@@ -114,7 +145,8 @@ impl<B: Backend> Forward<B> {
         let mut part = Vec::new();
         for rows in rows.chunks(LOGIT_ROWS) {
             self.backend.gather(&self.hidden, rows, &mut self.gathered);
-            self.backend.apply(&self.head, &self.gathered, 0, &mut self.logits);
+            self.backend
+                .apply(&self.head, &self.gathered, 0, &mut self.logits);
             self.backend.read(&self.logits, &mut part);
             out.append(&mut part);
         }
@@ -130,14 +162,21 @@ impl<B: Backend> Forward<B> {
         wanted: &[usize],
         pages: &PageMemory,
     ) -> Vec<u32> {
-        let Body::DeepSeek(body) = &mut self.body else { return Vec::new() };
+        let Body::DeepSeek(body) = &mut self.body else {
+            return Vec::new();
+        };
         body.run_mtp(&self.backend, &self.embed, &self.hidden, rows, batch, pages);
         let mut drafts = Vec::with_capacity(wanted.len());
         let mut part = Vec::new();
         for wanted in wanted.chunks(LOGIT_ROWS) {
             let (hidden, head) = body.mtp_output();
             self.backend.gather(hidden, wanted, &mut self.gathered);
-            self.backend.apply(head.unwrap_or(&self.head), &self.gathered, 0, &mut self.logits);
+            self.backend.apply(
+                head.unwrap_or(&self.head),
+                &self.gathered,
+                0,
+                &mut self.logits,
+            );
             self.backend.read(&self.logits, &mut part);
             drafts.extend(part.chunks_exact(part.len() / wanted.len()).map(arg_max));
         }

@@ -42,7 +42,10 @@ impl<B: Backend> SwiGlu<B> {
 
 impl<B: Backend> SwiGluSpace<B> {
     pub fn new(backend: &B, rows: usize, inter: usize) -> SwiGluSpace<B> {
-        SwiGluSpace { gate_up: backend.tensor(rows, 2 * inter), act: backend.tensor(rows, inter) }
+        SwiGluSpace {
+            gate_up: backend.tensor(rows, 2 * inter),
+            act: backend.tensor(rows, inter),
+        }
     }
 }
 
@@ -88,17 +91,30 @@ impl<B: Backend> Moe<B> {
             ]);
             down.push(loader.matrix(&format!("{prefix}.down_proj"), hidden, inter)?);
         }
-        let experts = loader.backend.experts(&gate_up, &down).map_err(|source: KernelError| {
-            EngineError::Weights { tensor: format!("{prefix}.experts"), source }
-        })?;
+        let experts = loader
+            .backend
+            .experts(&gate_up, &down)
+            .map_err(|source: KernelError| EngineError::Weights {
+                tensor: format!("{prefix}.experts"),
+                source,
+            })?;
         let shared = (config.num_shared_experts > 0)
             .then(|| {
                 let inter = inter * config.num_shared_experts;
                 SwiGlu::load(loader, &format!("{prefix}.shared_experts"), hidden, inter)
             })
             .transpose()?;
-        let gate = GateParams { config: config.gate, experts_per_token: config.experts_per_token, bias };
-        Ok(Moe { router, gate, experts, shared })
+        let gate = GateParams {
+            config: config.gate,
+            experts_per_token: config.experts_per_token,
+            bias,
+        };
+        Ok(Moe {
+            router,
+            gate,
+            experts,
+            shared,
+        })
     }
 
     pub fn run(&self, backend: &B, x: &B::Tensor, space: &mut MoeSpace<B>, out: &mut B::Tensor) {
@@ -116,7 +132,10 @@ impl<B: Backend> MoeSpace<B> {
     pub fn new(backend: &B, rows: usize, hidden: usize, config: &MoeConfig) -> MoeSpace<B> {
         let shared = (config.num_shared_experts > 0).then(|| {
             let inter = config.intermediate_size * config.num_shared_experts;
-            (SwiGluSpace::new(backend, rows, inter), backend.tensor(rows, hidden))
+            (
+                SwiGluSpace::new(backend, rows, inter),
+                backend.tensor(rows, hidden),
+            )
         });
         MoeSpace {
             logits: backend.tensor(rows, config.num_experts),

@@ -16,7 +16,10 @@ pub struct History {
 
 impl History {
     pub fn new(prompt: &[u32], output: &[u32]) -> History {
-        let mut history = History { prompt: prompt.iter().copied().collect(), output: HashMap::new() };
+        let mut history = History {
+            prompt: prompt.iter().copied().collect(),
+            output: HashMap::new(),
+        };
         for &token in output {
             history.push(token);
         }
@@ -83,10 +86,11 @@ impl Sampler {
     fn weigh(&mut self, logits: &[f32], max: f32, params: &SamplingParams) {
         let inverse = 1.0 / params.temperature;
         self.candidates.clear();
-        self.candidates.extend(logits.iter().enumerate().filter_map(|(token, &logit)| {
-            let weight = ((logit - max) * inverse).exp();
-            (weight > 0.0 && weight >= params.min_p).then_some((token as u32, weight))
-        }));
+        self.candidates
+            .extend(logits.iter().enumerate().filter_map(|(token, &logit)| {
+                let weight = ((logit - max) * inverse).exp();
+                (weight > 0.0 && weight >= params.min_p).then_some((token as u32, weight))
+            }));
         let by_weight = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         let top_k = params.top_k as usize;
         if top_k > 0 && top_k < self.candidates.len() {
@@ -103,7 +107,8 @@ impl Sampler {
                 sum += f64::from(c.1);
                 sum >= wanted
             });
-            self.candidates.truncate(kept.map_or(self.candidates.len(), |last| last + 1));
+            self.candidates
+                .truncate(kept.map_or(self.candidates.len(), |last| last + 1));
         } else if top_k > 0 {
             // `select_nth_unstable` leaves an order that depends on its pivots only, but say so.
             self.candidates.sort_unstable_by_key(|c| c.0);
@@ -121,7 +126,10 @@ impl Sampler {
             }
         }
         // Rounding left a sliver: it belongs to the last one.
-        self.candidates.last().expect("the most probable token is always a candidate").0
+        self.candidates
+            .last()
+            .expect("the most probable token is always a candidate")
+            .0
     }
 }
 
@@ -129,10 +137,17 @@ impl Sampler {
 fn penalise(logits: &mut [f32], params: &SamplingParams, history: &History) {
     let repetition = params.repetition_penalty;
     if repetition != 1.0 {
-        let unseen_in_prompt = history.output.keys().filter(|token| !history.prompt.contains(token));
+        let unseen_in_prompt = history
+            .output
+            .keys()
+            .filter(|token| !history.prompt.contains(token));
         for &token in history.prompt.iter().chain(unseen_in_prompt) {
             if let Some(logit) = logits.get_mut(token as usize) {
-                *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
+                *logit = if *logit > 0.0 {
+                    *logit / repetition
+                } else {
+                    *logit * repetition
+                };
             }
         }
     }
@@ -172,15 +187,23 @@ mod tests {
     use super::*;
 
     fn sampled(temperature: f32) -> SamplingParams {
-        SamplingParams { temperature, ..SamplingParams::default() }
+        SamplingParams {
+            temperature,
+            ..SamplingParams::default()
+        }
     }
 
     fn draw_many(logits: &[f32], params: &SamplingParams, count: u64) -> Vec<f64> {
         let mut sampler = Sampler::default();
         let mut frequency = vec![0.0; logits.len()];
         for seed in 0..count {
-            let params = SamplingParams { seed, ..params.clone() };
-            let token = sampler.choose(&mut logits.to_vec(), &params, None, &[], 3).unwrap();
+            let params = SamplingParams {
+                seed,
+                ..params.clone()
+            };
+            let token = sampler
+                .choose(&mut logits.to_vec(), &params, None, &[], 3)
+                .unwrap();
             frequency[token as usize] += 1.0 / count as f64;
         }
         frequency
@@ -194,7 +217,10 @@ mod tests {
         for (f, l) in frequency.iter().zip(logits) {
             let p = f64::from(l / 0.7f32).exp() / total;
             // Five standard deviations of a binomial share.
-            assert!((f - p).abs() < 5.0 * (p * (1.0 - p) / 20_000.0).sqrt() + 1e-4, "{f} {p}");
+            assert!(
+                (f - p).abs() < 5.0 * (p * (1.0 - p) / 20_000.0).sqrt() + 1e-4,
+                "{f} {p}"
+            );
         }
     }
 
@@ -205,38 +231,110 @@ mod tests {
             let f = draw_many(&logits, &params, 4_000);
             (0..4).filter(|&i| f[i] > 0.0).collect()
         };
-        assert_eq!(support(SamplingParams { top_k: 2, ..sampled(1.0) }), [0, 1]);
+        assert_eq!(
+            support(SamplingParams {
+                top_k: 2,
+                ..sampled(1.0)
+            }),
+            [0, 1]
+        );
         // Shares are 0.644, 0.237, 0.087, 0.032.
-        assert_eq!(support(SamplingParams { top_p: 0.64, ..sampled(1.0) }), [0]);
-        assert_eq!(support(SamplingParams { top_p: 0.65, ..sampled(1.0) }), [0, 1]);
-        assert_eq!(support(SamplingParams { min_p: 0.3, ..sampled(1.0) }), [0, 1]);
+        assert_eq!(
+            support(SamplingParams {
+                top_p: 0.64,
+                ..sampled(1.0)
+            }),
+            [0]
+        );
+        assert_eq!(
+            support(SamplingParams {
+                top_p: 0.65,
+                ..sampled(1.0)
+            }),
+            [0, 1]
+        );
+        assert_eq!(
+            support(SamplingParams {
+                min_p: 0.3,
+                ..sampled(1.0)
+            }),
+            [0, 1]
+        );
         // top_p counts within what top_k left: 0.731 and 0.269.
-        assert_eq!(support(SamplingParams { top_k: 2, top_p: 0.7, ..sampled(1.0) }), [0]);
+        assert_eq!(
+            support(SamplingParams {
+                top_k: 2,
+                top_p: 0.7,
+                ..sampled(1.0)
+            }),
+            [0]
+        );
     }
 
     #[test]
     fn penalties_bias_and_bans_move_the_greedy_choice() {
         let mut sampler = Sampler::default();
         let mut greedy = |params: &SamplingParams, history: Option<&History>, banned: &[u32]| {
-            sampler.choose(&mut [2.0, 1.9, -1.0], params, history, banned, 0).unwrap()
+            sampler
+                .choose(&mut [2.0, 1.9, -1.0], params, history, banned, 0)
+                .unwrap()
         };
         let plain = SamplingParams::default();
         assert_eq!(greedy(&plain, None, &[]), 0);
         assert_eq!(greedy(&plain, None, &[0]), 1);
-        assert_eq!(greedy(&SamplingParams { logit_bias: vec![(2, 10.0)], ..plain.clone() }, None, &[]), 2);
+        assert_eq!(
+            greedy(
+                &SamplingParams {
+                    logit_bias: vec![(2, 10.0)],
+                    ..plain.clone()
+                },
+                None,
+                &[]
+            ),
+            2
+        );
         let history = History::new(&[0], &[]);
-        let repetition = SamplingParams { repetition_penalty: 1.1, ..plain.clone() };
+        let repetition = SamplingParams {
+            repetition_penalty: 1.1,
+            ..plain.clone()
+        };
         assert_eq!(greedy(&repetition, Some(&history), &[]), 1);
         let history = History::new(&[], &[0]);
-        assert_eq!(greedy(&SamplingParams { presence_penalty: 0.2, ..plain.clone() }, Some(&history), &[]), 1);
-        assert_eq!(greedy(&SamplingParams { presence_penalty: 0.2, ..plain }, Some(&History::new(&[0], &[])), &[]), 0);
+        assert_eq!(
+            greedy(
+                &SamplingParams {
+                    presence_penalty: 0.2,
+                    ..plain.clone()
+                },
+                Some(&history),
+                &[]
+            ),
+            1
+        );
+        assert_eq!(
+            greedy(
+                &SamplingParams {
+                    presence_penalty: 0.2,
+                    ..plain
+                },
+                Some(&History::new(&[0], &[])),
+                &[]
+            ),
+            0
+        );
     }
 
     #[test]
     fn not_a_number_is_an_error_and_never_a_token() {
         let mut sampler = Sampler::default();
         let params = sampled(1.0);
-        assert_eq!(sampler.choose(&mut [f32::NAN, 0.0], &params, None, &[], 0), Err(NotFinite));
-        assert_eq!(sampler.choose(&mut [0.0, 1.0], &params, None, &[0, 1], 0), Err(NotFinite));
+        assert_eq!(
+            sampler.choose(&mut [f32::NAN, 0.0], &params, None, &[], 0),
+            Err(NotFinite)
+        );
+        assert_eq!(
+            sampler.choose(&mut [0.0, 1.0], &params, None, &[0, 1], 0),
+            Err(NotFinite)
+        );
     }
 }

@@ -15,12 +15,22 @@ use millrace_model::checkpoint::Checkpoint;
 use safetensors::SafeTensors;
 
 pub const FAMILIES: [&str; 10] = [
-    "deepseek_v2_lite", "deepseek_v2", "deepseek_v3", "deepseek_v3_fp8", "deepseek_v31", "qwen2",
-    "qwen2_tied", "llama", "llama_tied", "qwen3",
+    "deepseek_v2_lite",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v3_fp8",
+    "deepseek_v31",
+    "qwen2",
+    "qwen2_tied",
+    "llama",
+    "llama_tied",
+    "qwen3",
 ];
 
 pub fn golden_dir(family: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(family)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden")
+        .join(family)
 }
 
 /// float32 pages: the goldens' own precision.
@@ -51,7 +61,11 @@ pub fn request(id: u64, tokens: &[u32], sampling: SamplingParams) -> Request {
 }
 
 pub fn greedy(max_tokens: usize) -> SamplingParams {
-    SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::default() }
+    SamplingParams {
+        max_tokens,
+        ignore_eos: true,
+        ..SamplingParams::default()
+    }
 }
 
 /// All that one request gave.
@@ -92,8 +106,15 @@ pub fn run(engine: &mut Engine<CpuBackend>) -> HashMap<u64, Answer> {
 }
 
 /// One request alone.
-pub fn run_one(engine: &mut Engine<CpuBackend>, id: u64, tokens: &[u32], sampling: SamplingParams) -> Answer {
-    engine.submit(request(id, tokens, sampling)).expect("accepted");
+pub fn run_one(
+    engine: &mut Engine<CpuBackend>,
+    id: u64,
+    tokens: &[u32],
+    sampling: SamplingParams,
+) -> Answer {
+    engine
+        .submit(request(id, tokens, sampling))
+        .expect("accepted");
     run(engine).remove(&id).expect("answered")
 }
 
@@ -107,7 +128,9 @@ pub const PROMPTS: [&str; 5] = ["p1", "p63", "p64", "p65", "p1000"];
 impl Golden {
     pub fn open(family: &str) -> Golden {
         let path = golden_dir(family).join("golden.safetensors");
-        Golden { bytes: std::fs::read(path).expect("a golden file") }
+        Golden {
+            bytes: std::fs::read(path).expect("a golden file"),
+        }
     }
 
     pub fn ids(&self, name: &str) -> Vec<u32> {
@@ -119,12 +142,21 @@ impl Golden {
     }
 
     pub fn has(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).is_ok()
+        SafeTensors::deserialize(&self.bytes)
+            .unwrap()
+            .tensor(name)
+            .is_ok()
     }
 
     fn values<T>(&self, name: &str, parse: impl Fn([u8; 4]) -> T) -> Vec<T> {
         let tensors = SafeTensors::deserialize(&self.bytes).expect("a golden file is well formed");
         let tensor = tensors.tensor(name).unwrap_or_else(|_| panic!("no {name}"));
-        tensor.data().as_chunks::<4>().0.iter().map(|&bytes| parse(bytes)).collect()
+        tensor
+            .data()
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|&bytes| parse(bytes))
+            .collect()
     }
 }
