@@ -88,6 +88,11 @@ impl PagePool {
         state.free.len() + state.evictable.len()
     }
 
+    /// Cached pages that nobody holds: part of [`available`](Self::available).
+    pub fn evictable(&self) -> usize {
+        self.shared.lock().evictable.len()
+    }
+
     pub fn leased(&self) -> usize {
         self.shared.lock().leased
     }
