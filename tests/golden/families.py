@@ -100,7 +100,7 @@ FAMILIES = [
         "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 84, "intermediate_size": 72,
         "num_hidden_layers": 3, "num_attention_heads": 7, "num_key_value_heads": 1, "max_position_embeddings": 2048,
         "rope_theta": 10000, "tie_word_embeddings": True, "torch_dtype": "float32", "use_sliding_window": False,
-    }, seed=7, dtype="float32", gains={"out": 2.5}),
+    }, seed=7, dtype="float32", gains={"linear": 1.5, "out": 2.5}),
     Family("llama", COMMON | {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 120, "intermediate_size": 72,
         "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 2048,
