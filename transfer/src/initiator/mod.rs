@@ -1,0 +1,130 @@
+//! The side that writes: one connection and one thread a target, made on first use and made anew
+//! after a failure.
+
+mod connect;
+mod delivery;
+mod peer;
+mod sender;
+mod writer;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::api::{PageInitiator, PageWriter};
+use crate::config::InitiatorConfig;
+use crate::error::OpenError;
+use crate::grant::Grant;
+use crate::layout::{Difference, Layout};
+use crate::stats::{Counters, FailureKind, LeaseStats, Stats};
+
+use peer::{Peer, Running};
+use writer::Writer;
+
+/// Writes pages over sockets and shared memory. Dropping it fails what is still in flight.
+pub struct Initiator {
+    layout: Layout,
+    config: InitiatorConfig,
+    counters: Arc<Counters>,
+    /// By the target's incarnation. A slot's own lock is held while connecting, so that one target
+    /// out of reach keeps nobody from the others.
+    slots: Mutex<HashMap<u128, Arc<Slot>>>,
+}
+
+type Slot = Mutex<Option<Running>>;
+
+impl Initiator {
+    /// `layout` is what targets must agree on.
+    pub fn new(layout: Layout, config: InitiatorConfig) -> Initiator {
+        Initiator {
+            layout,
+            config,
+            counters: Arc::default(),
+            slots: Mutex::default(),
+        }
+    }
+
+    /// A connection to the grant's target that counts one more writer.
+    fn attach(&self, grant: &Grant) -> Result<Arc<Peer>, OpenError> {
+        let slot = self.slot(grant.incarnation);
+        let mut slot = slot.lock();
+        if let Some(peer) = slot
+            .as_ref()
+            .map(|running| running.peer())
+            .filter(|peer| peer.attach())
+        {
+            return Ok(peer.clone());
+        }
+        // Collects the thread of a connection that has ended.
+        *slot = None;
+        let connection = connect::connect(grant, &self.layout, &self.config)?;
+        let running = Running::start(connection, &self.config, self.counters.clone())
+            .map_err(|error| OpenError::System(error.to_string()))?;
+        let peer = running.peer().clone();
+        *slot = Some(running);
+        // A new connection can end at once, too; its writer then learns it from its first write.
+        peer.attach();
+        Ok(peer)
+    }
+
+    fn slot(&self, incarnation: u128) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        // Targets come and go: what has ended and is not being used is forgotten.
+        slots.retain(|key, slot| {
+            *key == incarnation || Arc::strong_count(slot) > 1 || is_alive(slot)
+        });
+        slots.entry(incarnation).or_default().clone()
+    }
+}
+
+fn is_alive(slot: &Slot) -> bool {
+    slot.lock()
+        .as_ref()
+        .is_some_and(|running| !running.peer().is_closed())
+}
+
+impl PageInitiator for Initiator {
+    fn open(&self, grant: &Grant) -> Result<Box<dyn PageWriter>, OpenError> {
+        // Before any socket: no handshake could make these pages fit.
+        let there = Layout::new(grant.page_bytes);
+        let here = Layout::new(self.layout.page_bytes());
+        let fits = match here.difference(&there) {
+            None => Ok(()),
+            Some(Difference {
+                field,
+                ours,
+                theirs,
+            }) => Err(OpenError::Mismatch {
+                field,
+                ours,
+                theirs,
+            }),
+        };
+        match fits.and_then(|()| self.attach(grant)) {
+            Ok(peer) => {
+                tracing::debug!(
+                    lease = grant.lease,
+                    wire = peer.wire().as_str(),
+                    "grant opened"
+                );
+                Ok(Box::new(Writer::new(peer, grant, self.config.stall)))
+            }
+            Err(error) => {
+                self.counters.failed(match error {
+                    OpenError::Mismatch { .. } | OpenError::OtherIncarnation => {
+                        FailureKind::Mismatch
+                    }
+                    OpenError::Busy => FailureKind::Busy,
+                    _ => FailureKind::Connect,
+                });
+                tracing::warn!(lease = grant.lease, %error, "cannot open grant");
+                Err(error)
+            }
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        self.counters.snapshot(LeaseStats::default())
+    }
+}

@@ -1,0 +1,249 @@
+//! One lease and its fence.
+//!
+//! The fence is a mutex. A transport thread holds it while it copies bytes into a page, never for
+//! more than [`LANDING_SLICE`] bytes and never while it waits for a peer; whoever ends the lease
+//! takes it once. So ending a lease is quick whatever the peer does, and after it no byte lands.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::handle::{LeaseEvent, OnEvent};
+use crate::error::Refusal;
+use crate::memory::MemoryRegion;
+
+/// Most bytes copied under the fence at once: some 50 µs, the longest that ending a lease waits.
+pub(crate) const LANDING_SLICE: usize = 256 << 10;
+
+pub(super) struct Entry {
+    pub id: u64,
+    pub key: u128,
+    pub pages: Vec<u32>,
+    pub region: MemoryRegion,
+    pub fence: Mutex<Fence>,
+    /// Signalled when `fence.event` is set.
+    pub event: Condvar,
+}
+
+pub(super) struct Fence {
+    pub phase: Phase,
+    slots: Vec<Slot>,
+    pub landed: usize,
+    pub landed_bytes: u64,
+    /// The first thing that the lease's owner should hear of.
+    pub event: Option<LeaseEvent>,
+    on_event: Option<OnEvent>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// Every page landed and the writer said so.
+    Announced,
+    Ended,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Empty,
+    Filling,
+    Landed,
+}
+
+/// The lease has ended: not a byte more may land.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeaseOver;
+
+impl Entry {
+    pub fn new(
+        id: u64,
+        key: u128,
+        pages: Vec<u32>,
+        region: MemoryRegion,
+        on_event: Option<OnEvent>,
+    ) -> Entry {
+        let fence = Fence {
+            phase: Phase::Open,
+            slots: vec![Slot::Empty; pages.len()],
+            landed: 0,
+            landed_bytes: 0,
+            event: None,
+            on_event,
+        };
+        Entry {
+            id,
+            key,
+            pages,
+            region,
+            fence: Mutex::new(fence),
+            event: Condvar::new(),
+        }
+    }
+
+    /// After this returns nothing writes into the lease's pages. Returns the phase until now.
+    pub fn end(&self) -> Phase {
+        let mut fence = self.fence.lock();
+        // The callback would only tell the owner what it has just decided itself.
+        fence.on_event = None;
+        std::mem::replace(&mut fence.phase, Phase::Ended)
+    }
+
+    /// Reserves page `index` for one writer.
+    pub fn begin(self: &Arc<Self>, index: u32) -> Result<LandingPage, Refusal> {
+        let lease = self.id;
+        let mut fence = self.fence.lock();
+        if fence.phase == Phase::Ended {
+            return Err(Refusal::LeaseEnded { lease });
+        }
+        let pages = self.pages.len();
+        let slot = fence
+            .slots
+            .get_mut(index as usize)
+            .ok_or(Refusal::IndexOutOfRange {
+                lease,
+                index,
+                pages,
+            })?;
+        if *slot != Slot::Empty {
+            return Err(Refusal::WrittenTwice { lease, index });
+        }
+        *slot = Slot::Filling;
+        Ok(LandingPage {
+            entry: self.clone(),
+            index,
+            filled: 0,
+            hash: None,
+            landed: false,
+        })
+    }
+
+    /// Takes the writer's word that it has written everything, if it has.
+    pub fn announce(&self, message: Vec<u8>) -> Result<(), Refusal> {
+        let (lease, pages) = (self.id, self.pages.len());
+        let mut fence = self.fence.lock();
+        match fence.phase {
+            Phase::Ended => return Err(Refusal::LeaseEnded { lease }),
+            Phase::Announced => return Err(Refusal::AnnouncedTwice { lease }),
+            Phase::Open if fence.landed < pages => {
+                return Err(Refusal::Incomplete {
+                    lease,
+                    landed: fence.landed,
+                    pages,
+                });
+            }
+            Phase::Open => fence.phase = Phase::Announced,
+        }
+        drop(fence);
+        self.raise(LeaseEvent::Announced { message });
+        Ok(())
+    }
+
+    /// Tells the owner, once: the first event counts.
+    pub fn raise(&self, event: LeaseEvent) {
+        let mut fence = self.fence.lock();
+        if fence.event.is_some() || fence.phase == Phase::Ended {
+            return;
+        }
+        fence.event = Some(event.clone());
+        let on_event = fence.on_event.take();
+        self.event.notify_all();
+        drop(fence);
+        if let Some(on_event) = on_event {
+            on_event(event);
+        }
+    }
+
+    /// A connection that wrote here is gone; news only if more was to come.
+    pub fn writer_lost(&self) {
+        if self.fence.lock().phase == Phase::Open {
+            self.raise(LeaseEvent::WriterLost);
+        }
+    }
+}
+
+/// A page that one writer is filling. Dropped before [`LandingPage::landed`], the page counts as
+/// not written and may be written again.
+pub(crate) struct LandingPage {
+    entry: Arc<Entry>,
+    index: u32,
+    filled: usize,
+    hash: Option<Box<Xxh3>>,
+    landed: bool,
+}
+
+impl LandingPage {
+    pub(crate) fn with_checksum(mut self) -> Self {
+        self.hash = Some(Box::default());
+        self
+    }
+
+    /// Lets `copy` put up to `limit` bytes at the page's next free byte. `copy` gets the place and
+    /// how much fits, returns how much it put there, and must not wait for anything.
+    pub(crate) fn fill(
+        &mut self,
+        limit: usize,
+        copy: impl FnOnce(*mut u8, usize) -> io::Result<usize>,
+    ) -> Result<io::Result<usize>, LeaseOver> {
+        let region = &self.entry.region;
+        let room = (region.page_bytes() - self.filled)
+            .min(limit)
+            .min(LANDING_SLICE);
+        let page = region.page_ptr(self.entry.pages[self.index as usize]);
+        let mut fence = self.entry.fence.lock();
+        if fence.phase != Phase::Open {
+            return Err(LeaseOver);
+        }
+        // SAFETY: `filled <= page_bytes`, so this stays inside (or at the end of) the page.
+        let place = unsafe { page.add(self.filled) };
+        let count = match copy(place, room) {
+            Ok(count) => count,
+            Err(error) => return Ok(Err(error)),
+        };
+        assert!(count <= room, "{count} bytes copied where {room} fit");
+        if let Some(hash) = &mut self.hash {
+            // SAFETY: bytes just written, inside the page, which is ours while the fence is held.
+            hash.update(unsafe { std::slice::from_raw_parts(place, count) });
+        }
+        self.filled += count;
+        fence.landed_bytes += count as u64;
+        Ok(Ok(count))
+    }
+
+    /// Counts the page as written. Every byte must have come, with the checksum it was sent with.
+    pub(crate) fn landed(mut self, checksum: Option<u64>) -> Result<(), Refusal> {
+        let (lease, index) = (self.entry.id, self.index);
+        if let (Some(hash), Some(sent)) = (&self.hash, checksum)
+            && hash.digest() != sent
+        {
+            return Err(Refusal::Checksum { lease, index });
+        }
+        let page_bytes = self.entry.region.page_bytes();
+        if self.filled != page_bytes {
+            return Err(Refusal::WrongLength {
+                bytes: self.filled as u64,
+                page_bytes,
+            });
+        }
+        let mut fence = self.entry.fence.lock();
+        if fence.phase != Phase::Open {
+            return Err(Refusal::LeaseEnded { lease });
+        }
+        fence.slots[index as usize] = Slot::Landed;
+        fence.landed += 1;
+        drop(fence);
+        self.landed = true;
+        Ok(())
+    }
+}
+
+impl Drop for LandingPage {
+    fn drop(&mut self) {
+        if !self.landed {
+            let mut fence = self.entry.fence.lock();
+            fence.slots[self.index as usize] = Slot::Empty;
+            fence.landed_bytes -= self.filled as u64;
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The side whose pages are written.
+
+mod acceptor;
+mod end;
+mod handshake;
+mod landing;
+mod receiver;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crate::api::PageTarget;
+use crate::config::TargetConfig;
+use crate::error::{BindError, GrantError};
+use crate::grant::{Grant, MAX_ADDRESSES};
+use crate::layout::Layout;
+use crate::lease::{Lease, LeaseTable, OnEvent};
+use crate::machine;
+use crate::memory::{MemoryKind, MemoryRegion};
+use crate::stats::{Counters, Stats};
+use crate::wake::Wake;
+
+use acceptor::{Acceptor, Listeners};
+
+/// Smallest useful ring: below this, most of the time goes into signalling.
+const MIN_RING_BYTES: usize = 64 << 10;
+const MAX_RING_BYTES: usize = 1 << 30;
+
+/// Receives pages over sockets: one thread that accepts, one a connection.
+///
+/// Dropping it closes every connection and waits for the threads. Leases outlive it, and end like
+/// any other.
+pub struct Target {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
+    local: Option<String>,
+    machine: u128,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// What the threads of one target share.
+struct Shared {
+    table: Arc<LeaseTable>,
+    layout: Layout,
+    config: TargetConfig,
+    counters: Counters,
+    incarnation: u128,
+    closing: AtomicBool,
+    /// Wakes the acceptor: to close, or to collect a connection's thread that has ended.
+    wake: Wake,
+}
+
+impl Target {
+    /// Listens on `address` (port 0: any) for peers that write into `region`, and unless
+    /// configured otherwise on a local socket for peers of this machine.
+    ///
+    /// `layout` is what peers must agree on; its page size is the region's.
+    pub fn bind(
+        address: SocketAddr,
+        region: MemoryRegion,
+        layout: Layout,
+        mut config: TargetConfig,
+    ) -> Result<Target, BindError> {
+        if let MemoryKind::Device(device) = region.kind() {
+            return Err(BindError::DeviceMemory(device));
+        }
+        if region.page_bytes() != layout.page_bytes() {
+            let (region, layout) = (region.page_bytes(), layout.page_bytes());
+            return Err(BindError::PageBytes { region, layout });
+        }
+        config.ring_bytes = config.ring_bytes.clamp(MIN_RING_BYTES, MAX_RING_BYTES);
+        let listeners = Listeners::bind(address, config.shm)?;
+        let (address, local) = (listeners.address, listeners.local_name.clone());
+        let addresses = advertised(&config, address)?;
+        let system = |source| BindError::System { source };
+        let shared = Arc::new(Shared {
+            table: LeaseTable::new(region),
+            layout,
+            config,
+            counters: Counters::default(),
+            incarnation: machine::random_u128().map_err(system)?,
+            closing: AtomicBool::new(false),
+            wake: Wake::new().map_err(system)?,
+        });
+        let acceptor = Acceptor::start(listeners, shared.clone()).map_err(system)?;
+        tracing::info!(%address, ?addresses, local = local.is_some(), "waiting for pages");
+        let machine = machine::boot_id();
+        Ok(Target {
+            shared,
+            address,
+            addresses,
+            local,
+            machine,
+            acceptor: Some(acceptor),
+        })
+    }
+
+    /// The TCP address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn advertised(config: &TargetConfig, bound: SocketAddr) -> Result<Vec<SocketAddr>, BindError> {
+    let addresses = match config.advertise.as_slice() {
+        [] => vec![bound],
+        advertise => advertise.to_vec(),
+    };
+    if addresses.len() > MAX_ADDRESSES {
+        return Err(BindError::TooManyAddresses {
+            count: addresses.len(),
+            limit: MAX_ADDRESSES,
+        });
+    }
+    match addresses
+        .iter()
+        .find(|address| address.ip().is_unspecified())
+    {
+        Some(address) => Err(BindError::Unspecified { address: *address }),
+        None => Ok(addresses),
+    }
+}
+
+impl PageTarget for Target {
+    fn grant(
+        &self,
+        pages: &[u32],
+        on_event: Option<OnEvent>,
+    ) -> Result<(Lease, Grant), GrantError> {
+        let table = &self.shared.table;
+        let lease = table.lease(pages, on_event)?;
+        let grant = Grant {
+            incarnation: self.shared.incarnation,
+            machine: self.machine,
+            addresses: self.addresses.clone(),
+            local: self.local.clone(),
+            memory: table.region().kind(),
+            lease: lease.id(),
+            key: lease.key(),
+            page_bytes: table.region().page_bytes(),
+            pages: pages.to_vec(),
+        };
+        Ok((lease, grant))
+    }
+
+    fn stats(&self) -> Stats {
+        self.shared.counters.snapshot(self.shared.table.stats())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.wake.signal();
+        if let Some(acceptor) = self.acceptor.take() {
+            // It can only have panicked, which the panic hook has reported.
+            let _ = acceptor.join();
+        }
+    }
+}

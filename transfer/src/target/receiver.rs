@@ -1,0 +1,294 @@
+//! One connection's thread at the target: frames in, pages filled, answers out.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::end::End;
+use super::handshake;
+use crate::config::Wire;
+use crate::error::Refusal;
+use crate::frame::Frame;
+use crate::inbox::Inbox;
+use crate::passing::send_with_fd;
+use crate::ring::RingReader;
+use crate::socket::{READABLE, Socket};
+use crate::stats::{FailureKind, add, add_time, sub};
+
+/// Serves one connection until it ends.
+pub(super) fn serve(shared: &Arc<Shared>, socket: &Socket, wire: Wire) {
+    let counters = shared.counters.wire(wire);
+    add(&counters.connections, 1);
+    add(&counters.connections_opened, 1);
+    let mut receiver = Receiver::new(shared, socket, wire);
+    let end = match receiver.run() {
+        Err(end) => end,
+        Ok(never) => match never {},
+    };
+    if let Some(kind) = end.failure() {
+        shared.counters.failed(kind);
+        let cause = std::error::Error::source(&end).map(ToString::to_string);
+        tracing::warn!(wire = wire.as_str(), %end, cause, "transfer connection ended");
+    } else {
+        tracing::debug!(wire = wire.as_str(), %end, "transfer connection ended");
+    }
+    receiver.part(&end);
+    drop(receiver);
+    sub(&counters.connections, 1);
+    // The acceptor still holds the socket: end it now, not when the thread is collected.
+    socket.shutdown();
+    shared.wake.signal();
+}
+
+/// How long, and for how many bytes, a peer that was refused is listened to after that, so that it
+/// reads the refusal before it meets a closed connection.
+const PARTING_PATIENCE: Duration = Duration::from_secs(1);
+const PARTING_BYTES: usize = 64 << 20;
+
+pub(super) struct Receiver<'a> {
+    pub shared: &'a Shared,
+    pub socket: &'a Socket,
+    pub wire: Wire,
+    pub inbox: Inbox,
+    /// Present once a local peer has been welcomed.
+    pub ring: Option<RingReader>,
+    /// Ring bytes taken and not yet given back.
+    pub owed: usize,
+    /// Answers not yet sent: they go out before the next wait.
+    pub replies: Vec<u8>,
+    /// Leases that this connection has begun to write and has not announced.
+    writing: HashSet<u64>,
+}
+
+pub(super) enum Never {}
+
+impl<'a> Receiver<'a> {
+    fn new(shared: &'a Shared, socket: &'a Socket, wire: Wire) -> Self {
+        Receiver {
+            shared,
+            socket,
+            wire,
+            inbox: Inbox::new(),
+            ring: None,
+            owed: 0,
+            replies: Vec::new(),
+            writing: HashSet::new(),
+        }
+    }
+
+    fn run(&mut self) -> Result<Never, End> {
+        let first = self.next_frame(self.shared.config.stall, End::Stalled);
+        handshake::check(self.shared, first)?;
+        self.welcome()?;
+        loop {
+            let frame = self.next_frame(self.shared.config.idle, End::Idle)?;
+            self.serve_frame(frame)?;
+        }
+    }
+
+    fn welcome(&mut self) -> Result<(), End> {
+        let checksums = self.shared.config.checksums;
+        let mut bytes = Vec::new();
+        match self.wire {
+            Wire::Tcp => {
+                Frame::Welcome {
+                    ring_bytes: 0,
+                    checksums,
+                }
+                .encode(&mut bytes);
+                self.socket.send_all(&bytes, self.shared.config.stall)?;
+            }
+            Wire::Shm => {
+                let (ring, fd) = RingReader::create(self.shared.config.ring_bytes)?;
+                let ring_bytes = ring.bytes() as u64;
+                Frame::Welcome {
+                    ring_bytes,
+                    checksums,
+                }
+                .encode(&mut bytes);
+                send_with_fd(self.socket, &bytes, fd.as_fd())?;
+                self.ring = Some(ring);
+            }
+        }
+        Ok(())
+    }
+
+    fn serve_frame(&mut self, frame: Frame) -> Result<(), End> {
+        match frame {
+            Frame::Write {
+                seq,
+                lease,
+                key,
+                index,
+                bytes,
+                checksum,
+            } => {
+                let table = &self.shared.table;
+                let answer = match table.begin(lease, key, index, bytes) {
+                    Ok(page) => {
+                        self.writing.insert(lease);
+                        self.land(page, lease, bytes, checksum)?
+                    }
+                    // Its bytes are on their way all the same.
+                    Err(refusal) if !refusal.is_violation() => {
+                        self.discard(bytes)?;
+                        Err(refusal)
+                    }
+                    Err(refusal) => Err(refusal),
+                };
+                self.answer(seq, answer)
+            }
+            Frame::Finish {
+                seq,
+                lease,
+                key,
+                message,
+            } => {
+                let began = Instant::now();
+                let answer = self.shared.table.announce(lease, key, message);
+                self.writing.remove(&lease);
+                if answer.is_ok() {
+                    let counters = self.shared.counters.wire(self.wire);
+                    add(&counters.notifications, 1);
+                    add_time(&counters.notify_nanos, began.elapsed());
+                }
+                self.answer(seq, answer)
+            }
+            Frame::Abandon { lease, key } => {
+                self.writing.remove(&lease);
+                match self.shared.table.abandon(lease, key) {
+                    Ok(()) => self.shared.counters.failed(FailureKind::Abandoned),
+                    Err(refusal) if !refusal.is_violation() => {}
+                    // It wants no answer, so there is no number to answer with.
+                    Err(refusal) => {
+                        return Err(End::Violation {
+                            seq: u64::MAX,
+                            refusal,
+                        });
+                    }
+                }
+                Ok(())
+            }
+            Frame::Ping { seq } => self.answer(seq, Ok(())),
+            other => Err(End::OutOfTurn(other.name())),
+        }
+    }
+
+    fn answer(&mut self, seq: u64, answer: Result<(), Refusal>) -> Result<(), End> {
+        match answer {
+            Ok(()) => Frame::Ack { seq }.encode(&mut self.replies),
+            Err(refusal) if refusal.is_violation() => return Err(End::Violation { seq, refusal }),
+            Err(refusal) => {
+                self.shared.counters.failed(refusal.kind());
+                nack(seq, &refusal).encode(&mut self.replies);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next frame. While nothing of it has come, waits `patience` and then ends as `otherwise`;
+    /// after its first byte the peer must not stall.
+    pub fn next_frame(&mut self, patience: Duration, otherwise: End) -> Result<Frame, End> {
+        loop {
+            if let Some(frame) = self.inbox.frame()? {
+                return Ok(frame);
+            }
+            let stall = self.shared.config.stall;
+            let patience = if self.inbox.is_empty() {
+                patience
+            } else {
+                stall
+            };
+            match self.inbox.fill(self.socket) {
+                Ok(0) => return Err(self.closed()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.await_bytes(patience)? {
+                        return Err(if self.inbox.is_empty() {
+                            otherwise
+                        } else {
+                            End::Stalled
+                        });
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The peer's end: ordinary only between frames.
+    fn closed(&self) -> End {
+        if self.inbox.is_empty() {
+            End::Closed
+        } else {
+            End::Lost(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    /// Sends what is owed, then waits for more to read.
+    pub fn await_bytes(&mut self, patience: Duration) -> Result<bool, End> {
+        self.flush()?;
+        Ok(self.socket.wait(READABLE, Instant::now() + patience)?)
+    }
+
+    pub fn flush(&mut self) -> Result<(), End> {
+        if self.owed > 0 {
+            Frame::Credit {
+                bytes: self.owed as u64,
+            }
+            .encode(&mut self.replies);
+            self.owed = 0;
+        }
+        let replies = std::mem::take(&mut self.replies);
+        let sent = self.socket.send_all(&replies, self.shared.config.stall);
+        self.replies = replies;
+        self.replies.clear();
+        Ok(sent?)
+    }
+
+    /// Tells the leases' owners, and the peer if it should hear why.
+    fn part(&mut self, end: &End) {
+        for lease in self.writing.drain() {
+            self.shared.table.writer_lost(lease);
+        }
+        let parting = match end {
+            End::Violation { seq, refusal } => Some(nack(*seq, refusal)),
+            end => handshake::refusal(end),
+        };
+        if let Some(frame) = parting {
+            frame.encode(&mut self.replies);
+            self.owed = 0;
+            if self.flush().is_ok() {
+                self.socket.shutdown_send();
+                self.listen_out();
+            }
+        }
+    }
+
+    /// Reads and drops what the peer still sends, for a while: closing a socket with unread bytes
+    /// may cost the peer the refusal that it has not read yet.
+    fn listen_out(&mut self) {
+        let deadline = Instant::now() + PARTING_PATIENCE;
+        let mut scratch = vec![0; 64 << 10];
+        let mut budget = PARTING_BYTES;
+        while budget > 0 && matches!(self.socket.wait(READABLE, deadline), Ok(true)) {
+            match self.socket.recv(&mut scratch) {
+                Ok(0) => return,
+                Ok(count) => budget = budget.saturating_sub(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn nack(seq: u64, refusal: &Refusal) -> Frame {
+    Frame::Nack {
+        seq,
+        code: refusal.kind().code(),
+        detail: refusal.to_string(),
+    }
+}
