@@ -14,7 +14,7 @@ use millrace_kernels::{KvDtype, cpu::CpuBackend};
 use millrace_model::checkpoint::Checkpoint;
 use safetensors::SafeTensors;
 
-pub const FAMILIES: [&str; 10] = [
+pub const FAMILIES: [&str; 9] = [
     "deepseek_v2_lite",
     "deepseek_v2",
     "deepseek_v3",
@@ -23,7 +23,6 @@ pub const FAMILIES: [&str; 10] = [
     "qwen2",
     "qwen2_tied",
     "llama",
-    "llama_tied",
     "qwen3",
 ];
 
