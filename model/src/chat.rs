@@ -1,4 +1,8 @@
 //! The checkpoint's chat template: messages to the prompt that the model was trained on.
+//!
+//! A template is trusted as the weights beside it are. What bounds its work is there for mistakes and
+//! for long conversations: one written to do harm can still exhaust the stack (by nesting a list a
+//! million deep). Messages cannot: their JSON is at most 128 deep.
 
 mod environment;
 mod error;

@@ -3,7 +3,7 @@
 //! Field names follow Hugging Face's where one exists. The numbers are plain and already
 //! validated: a [`ModelConfig`] that exists describes a model that can be run.
 //!
-//! Invariant: only [`keys`] looks at JSON values; each family's file says which keys it has.
+//! Invariant: only `keys` looks at JSON values; each family's file says which keys it has.
 
 mod deepseek;
 mod dense;

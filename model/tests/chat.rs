@@ -103,6 +103,17 @@ fn blocks_and_loops_are_jinjas() {
     );
 }
 
+/// `features.txt` is what transformers 5.24 (jinja2 3.1.6) makes of `features.jinja` and
+/// `features.json`: most of what published templates use.
+#[test]
+fn features_are_rendered_as_transformers_renders_them() {
+    let case: Value = serde_json::from_str(include_str!("jinja/features.json")).unwrap();
+    let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+    let rendered =
+        template(include_str!("jinja/features.jinja")).render(&messages, None, false, &Map::new());
+    assert_eq!(rendered.unwrap(), include_str!("jinja/features.txt"));
+}
+
 #[test]
 fn tools_and_variables_reach_the_template() {
     let list = json!([

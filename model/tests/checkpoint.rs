@@ -1,5 +1,6 @@
 //! Folders that are broken in every way a download or a disk can break them.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use millrace_model::checkpoint::{Checkpoint, CheckpointError};
@@ -368,6 +369,27 @@ fn the_revision_follows_the_contents() {
     assert_eq!(revision(CONFIG, &bytes), revision(CONFIG, &bytes));
     assert_ne!(revision(CONFIG, &bytes), revision(CONFIG, &other));
     assert_ne!(revision(CONFIG, &bytes), revision(FP8, &bytes));
+}
+
+#[test]
+fn large_shards_are_sampled() {
+    let length = 80 << 20;
+    let header = json!({"a.weight": tensor("U8", json!([length]), 0, length)}).to_string();
+    let revision = |change: Option<u64>| {
+        let dir = folder(CONFIG, &[("model.safetensors", &file(&header, 0))]);
+        let path = dir.path().join("model.safetensors");
+        let shard = std::fs::File::options().write(true).open(path).unwrap();
+        shard.set_len(8 + header.len() as u64 + length).unwrap();
+        if let Some(at) = change {
+            shard
+                .write_all_at(&[1], 8 + header.len() as u64 + at)
+                .unwrap();
+        }
+        Checkpoint::open(dir.path()).unwrap().revision()
+    };
+    assert_eq!(revision(None), revision(None));
+    assert_ne!(revision(None), revision(Some(0)));
+    assert_ne!(revision(None), revision(Some(length - 1)));
 }
 
 /// Reads every tensor of an opened checkpoint; what was accepted must be readable.

@@ -2,7 +2,7 @@
 
 use super::shard::Shard;
 
-/// Shards up to this size are hashed whole.
+/// Shards with up to this much data are hashed whole.
 const WHOLE: usize = 64 << 20;
 /// Places read in a larger shard, evenly spread.
 const SAMPLES: usize = 32;
@@ -31,11 +31,12 @@ pub(super) fn revision<'a>(
         part(name.as_bytes());
         part(&(bytes.len() as u64).to_le_bytes());
         part(header);
-        if bytes.len() <= WHOLE {
+        if data.len() <= WHOLE {
             part(data);
         } else {
-            let stride = (data.len() - SAMPLE_BYTES) / (SAMPLES - 1);
-            (0..SAMPLES).for_each(|i| part(&data[i * stride..][..SAMPLE_BYTES]));
+            // The first and the last page are among them.
+            let at = |i| shard.header.bytes + (data.len() - SAMPLE_BYTES) * i / (SAMPLES - 1);
+            shard.scattered(|file| (0..SAMPLES).for_each(|i| part(&file[at(i)..][..SAMPLE_BYTES])));
         }
     }
     let mut hex = hasher.finalize().to_hex().to_string();

@@ -143,7 +143,7 @@ fn groups(
 ) -> Result<(usize, usize), ConfigError> {
     let n_group = keys.size("n_group", num_experts)?;
     let topk_group = keys.size("topk_group", MAX_EXPERTS)?;
-    if num_experts % n_group != 0 {
+    if !num_experts.is_multiple_of(n_group) {
         return Err(keys.wrong(
             "n_routed_experts",
             format!("a multiple of n_group ({n_group})"),
@@ -165,7 +165,7 @@ fn groups(
 impl MoeConfig {
     /// Whether layer `index` (from 0, MTP layers after the main ones) routes to experts.
     pub fn is_moe_layer(&self, index: usize) -> bool {
-        index >= self.first_k_dense && index % self.layer_freq == 0
+        index >= self.first_k_dense && index.is_multiple_of(self.layer_freq)
     }
 }
 
