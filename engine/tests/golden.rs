@@ -6,7 +6,9 @@
 mod common;
 
 use common::*;
-use millrace_engine::SamplingParams;
+use millrace_engine::{SamplingParams, forward::Forward};
+use millrace_kernels::{Batch, KvDtype, cpu::CpuBackend};
+use millrace_model::checkpoint::Checkpoint;
 
 const BAR: f32 = 1e-3;
 const TOP: usize = 20;
@@ -96,4 +98,58 @@ fn every_family_matches_its_goldens() {
         worst_of_all = worst_of_all.max(worst);
     }
     println!("all families: {worst_of_all:.2e} (bar {BAR:.0e})");
+}
+
+/// The MTP layer's own choice, wherever the reference's top two are apart.
+#[test]
+fn mtp_drafts_match_their_goldens() {
+    let mut compared = 0;
+    for family in FAMILIES {
+        let golden = Golden::open(family);
+        if !golden.has("p65.mtp_positions") {
+            continue;
+        }
+        let checkpoint = Checkpoint::open(&golden_dir(family)).expect("a golden checkpoint opens");
+        let (rows, context) = (1100, 1100);
+        let mut forward = Forward::load(
+            CpuBackend::new(2),
+            &checkpoint,
+            &float_config(),
+            rows,
+            context,
+            &mut |_| {},
+        )
+        .expect("it loads");
+        let pages = forward.pages(18, KvDtype::F32).expect("a small pool");
+        for prompt in PROMPTS {
+            let mut tokens = golden.ids(&format!("{prompt}.tokens"));
+            tokens.extend(golden.ids(&format!("{prompt}.greedy_tokens")));
+            // Each position but the last has a next token to look at.
+            let known = tokens.len() - 1;
+            let mut batch = Batch::default();
+            batch.push(&tokens[..known], 0, 0..18);
+            forward.run(&batch, &pages);
+            batch.clear();
+            batch.push(&tokens[1..], 0, 0..18);
+            let all: Vec<usize> = (0..known).collect();
+            let drafts = forward.draft(&batch, &all, &all, &pages);
+            let positions = golden.ids(&format!("{prompt}.mtp_positions"));
+            let ids = golden.ids(&format!("{prompt}.mtp_top_ids"));
+            let logprobs = golden.floats(&format!("{prompt}.mtp_top_logprobs"));
+            for (index, &position) in positions.iter().enumerate() {
+                let top = &logprobs[index * TOP..];
+                if top[0] - top[1] > BAR && (position as usize) < known {
+                    let draft = drafts[position as usize];
+                    assert_eq!(
+                        draft,
+                        ids[index * TOP],
+                        "{family} {prompt} position {position}"
+                    );
+                    compared += 1;
+                }
+            }
+        }
+    }
+    println!("{compared} drafts compared");
+    assert!(compared > 500);
 }
