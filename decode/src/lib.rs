@@ -1,1 +1,88 @@
-//! (placeholder)
+//! The decode worker: owns a request from its first page to its last token.
+//!
+//! ```text
+//! router ─ Generate ─▶ service ─▶ call ─▶ engine (own thread)
+//!                                  │  pages reserved ◀──┘
+//!                                  │  lease: a peer may write them
+//!                                  ├─ Prefill ─▶ prefill worker ══ pages ══▶ (transfer)
+//!                                  │  lease ended, first token ──▶ engine
+//!                                  ▼
+//!                          stream of tokens
+//! ```
+//!
+//! [`call`] is a request's way from top to bottom. [`lease`] is the only place that decides when
+//! pages that a peer could write are pages again.
+
+mod call;
+mod config;
+mod failure;
+mod lease;
+mod metrics;
+mod peers;
+mod request;
+mod service;
+mod update;
+
+use std::{future::Future, sync::Arc};
+
+use tonic::service::Routes;
+use tracing::Instrument as _;
+
+use millrace_transfer::{PageTarget as _, Target, TargetConfig};
+use millrace_worker::{Role, Worker, WorkerError, identify, notice::Observer, transfer_region};
+
+pub use config::DecodeConfig;
+pub use failure::{DOMAIN, PREFILL_FAILED};
+
+/// Runs a decode worker until `shutdown` resolves and its requests are done. `observer` hears where
+/// it listens, how loading goes and when it is ready.
+pub async fn run(
+    mut config: DecodeConfig,
+    observer: Observer,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), WorkerError> {
+    let span = identify(&mut config.worker, Role::Decode);
+    serve(config, observer, shutdown).instrument(span).await
+}
+
+async fn serve(
+    config: DecodeConfig,
+    observer: Observer,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), WorkerError> {
+    let mut worker = Worker::bind(config.worker.clone(), Role::Decode, observer).await?;
+    let loaded = worker.load().await?;
+    let target = Arc::new(Target::bind(
+        config.transfer,
+        transfer_region(loaded.pool())?,
+        loaded
+            .compatibility()
+            .transfer_layout(&loaded.page_layout()),
+        TargetConfig {
+            advertise: worker.advertised(0).await?,
+            shm: config.shared_memory,
+            ..TargetConfig::default()
+        },
+    )?);
+    let counted = target.clone();
+    worker
+        .metrics()
+        .watch_transfer(Box::new(move || counted.stats()))?;
+
+    let vocab_size = loaded.vocab_size();
+    let compatibility = loaded.compatibility().clone();
+    let started = worker.start(loaded, move |pages, first_page| {
+        lease::PagesAtPeer::grant(target.as_ref(), pages, first_page)
+    })?;
+    let context = call::Context {
+        engine: started.engine.clone(),
+        peers: peers::Peers::new(config.prefill_connect),
+        prefill_timeout: config.prefill_timeout,
+        compatibility,
+        vocab_size,
+        metrics: metrics::DecodeMetrics::new(worker.metrics())?,
+        span: tracing::Span::current(),
+    };
+    let service = service::server(context);
+    worker.serve(started, Routes::new(service), shutdown).await
+}

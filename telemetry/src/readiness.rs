@@ -35,6 +35,11 @@ impl Readiness {
         self.waiting_for.borrow().is_none()
     }
 
+    /// Follows the flag: `None` is ready.
+    pub fn subscribe(&self) -> watch::Receiver<Option<String>> {
+        self.waiting_for.subscribe()
+    }
+
     /// Returns when it is ready.
     pub async fn ready(&self) {
         // `self` holds the sender, so the channel cannot close while this waits.

@@ -1,0 +1,28 @@
+//! Durations of a prefill's stages.
+
+use prometheus::Histogram;
+
+use millrace_telemetry::buckets;
+use millrace_worker::metrics::Metrics;
+
+pub struct PrefillMetrics {
+    pub prefill_seconds: Histogram,
+    pub exposed_seconds: Histogram,
+}
+
+impl PrefillMetrics {
+    pub fn new(metrics: &Metrics) -> Result<PrefillMetrics, prometheus::Error> {
+        Ok(PrefillMetrics {
+            prefill_seconds: metrics.histogram(
+                "request_prefill_time_seconds",
+                "From a prefill request's arrival to its first token, its wait for a turn included",
+                &buckets::SECONDS,
+            )?,
+            exposed_seconds: metrics.histogram(
+                "transfer_exposed_seconds",
+                "From the first token to the last page's acknowledgement: what transfer adds to the time to first token",
+                &buckets::SHORT_SECONDS,
+            )?,
+        })
+    }
+}

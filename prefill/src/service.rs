@@ -1,0 +1,114 @@
+//! `millrace.worker.v1.Prefill`: one prefill from its request to its answer.
+
+use std::convert::Infallible;
+
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+use tracing::{Instrument as _, Span};
+
+use millrace_engine::Kind;
+use millrace_proto::worker::v1::{
+    PrefillRequest, PrefillResponse,
+    prefill_server::{Prefill, PrefillServer},
+};
+use millrace_worker::{
+    Compatibility,
+    engine::{EngineHandle, RequestEvent},
+    wire::token_to_wire,
+};
+
+use crate::{delivery::Outgoing, failure::Failure, metrics::PrefillMetrics, request::Job};
+
+/// A prompt of 163 840 tokens is half a mebibyte; a bias for every token of a large vocabulary is
+/// about two.
+const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+pub struct Service {
+    /// Nothing is ever reserved here.
+    pub engine: EngineHandle<Infallible>,
+    pub outgoing: Outgoing,
+    pub compatibility: Compatibility,
+    pub vocab_size: usize,
+    pub metrics: PrefillMetrics,
+    /// The worker's.
+    pub span: Span,
+}
+
+impl Service {
+    pub fn server(self) -> PrefillServer<Service> {
+        PrefillServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// If this future is dropped (the decode worker hung up), so is the engine's request, and the
+    /// delivery tells the receiver that it ends here.
+    async fn answer(&self, job: Job) -> Result<PrefillResponse, Failure> {
+        let arrived = Instant::now();
+        self.compatibility.check(&job.compatibility)?;
+        let Job { first_page, .. } = job;
+        let kind = Kind::Prefill { first_page };
+        let mut request = self
+            .engine
+            .submit(
+                job.tokens,
+                job.prompt_tokens,
+                job.sampling,
+                job.cache_salt,
+                kind,
+            )
+            .await?;
+        // The engine computes while the connection is made.
+        let mut delivery = self.outgoing.open(job.grant).await?;
+        loop {
+            match request.next().await.ok_or(Failure::Stopped)? {
+                RequestEvent::PageFinished { index, page } => {
+                    delivery.write(index - first_page, page).await?;
+                }
+                RequestEvent::Prefilled {
+                    first,
+                    draft,
+                    cached_tokens,
+                } => {
+                    let sampled = Instant::now();
+                    let seconds = (sampled - arrived).as_secs_f64();
+                    self.metrics.prefill_seconds.observe(seconds);
+                    let written = delivery.finish().await?;
+                    let seconds = sampled.elapsed().as_secs_f64();
+                    self.metrics.exposed_seconds.observe(seconds);
+                    tracing::debug!(pages = written.pages, cached_tokens, "prefilled");
+                    return Ok(PrefillResponse {
+                        first_token: Some(token_to_wire(first)),
+                        draft,
+                        cached_tokens: cached_tokens as u32,
+                    });
+                }
+                RequestEvent::Failed { message } => return Err(Failure::Computation(message)),
+                RequestEvent::Output(_) => {
+                    return Err(Failure::Engine("it went on past the first token"));
+                }
+                RequestEvent::Reserved(never) => match never {},
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Prefill for Service {
+    async fn prefill(
+        &self,
+        request: Request<PrefillRequest>,
+    ) -> Result<Response<PrefillResponse>, Status> {
+        let job = Job::from_wire(request.into_inner(), self.vocab_size)?;
+        let span = tracing::info_span!(parent: &self.span, "request", request = job.request_id);
+        async {
+            match self.answer(job).await {
+                Ok(response) => Ok(Response::new(response)),
+                Err(failure) => {
+                    tracing::warn!(error = %failure, "prefill failed");
+                    Err(failure.into())
+                }
+            }
+        }
+        .instrument(span)
+        .await
+    }
+}

@@ -1,0 +1,39 @@
+//! Why a worker could not start, or ended.
+
+use std::{io, net::SocketAddr};
+
+use millrace_engine::EngineError;
+use millrace_model::checkpoint::CheckpointError;
+use millrace_transfer::{BindError, RegionError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("cannot listen for {what} on {address}: {source}")]
+    Listen {
+        what: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error(
+        "{address} is every address of this machine; say with --advertise-host under which name or address others reach this worker"
+    )]
+    NoAdvertisedHost { address: SocketAddr },
+    #[error("--advertise-host {host} has no address: {source}")]
+    AdvertisedHost { host: String, source: io::Error },
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(#[source] io::Error),
+    #[error("cannot register a metric: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("cannot offer the KV pages for transfer: {0}")]
+    Region(#[from] RegionError),
+    #[error("cannot receive KV pages: {0}")]
+    Transfer(#[from] BindError),
+    #[error("the gRPC server failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    #[error("loading the model panicked; the log says where")]
+    LoadPanicked,
+}
