@@ -17,4 +17,4 @@ mod pages;
 
 pub use backend::{Backend, GateParams, KernelError, RopeTable, Stacked};
 pub use batch::{Batch, Segment};
-pub use pages::{KvDtype, PageLayout, PageMemory};
+pub use pages::{KvDtype, PAGE_TOKENS, PageLayout, PageMemory};

@@ -1,0 +1,191 @@
+//! Which experts a row takes (DeepSeek-V2 report section 2.1.2 and 2.2; V3 report section 2.1.2).
+
+use std::cell::RefCell;
+
+use millrace_model::config::{GateConfig, Scoring, TopkMethod};
+
+use super::elementwise;
+use super::simd::Isa;
+
+/// Experts and weights of every row, `per_token` a row, in order of choice.
+pub struct Routing {
+    pub(super) experts: Vec<u32>,
+    pub(super) weights: Vec<f32>,
+    pub(super) per_token: usize,
+    pub(super) rows: usize,
+}
+
+impl Routing {
+    pub(super) fn new(rows: usize, per_token: usize) -> Routing {
+        let len = rows * per_token;
+        Routing {
+            experts: vec![0; len],
+            weights: vec![0.0; len],
+            per_token,
+            rows: 0,
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn resize(&mut self, rows: usize, per_token: usize) {
+        assert_eq!(self.per_token, per_token, "experts a token");
+        assert!(
+            rows * per_token <= self.experts.len(),
+            "{rows} rows in a routing for fewer"
+        );
+        self.rows = rows;
+    }
+
+    pub(super) fn rows_mut(&mut self) -> impl Iterator<Item = (&mut [u32], &mut [f32])> {
+        let experts = self.experts.chunks_exact_mut(self.per_token);
+        experts
+            .zip(self.weights.chunks_exact_mut(self.per_token))
+            .take(self.rows)
+    }
+
+    /// Expert and weight, row by row in order of choice.
+    pub fn choices(&self) -> impl Iterator<Item = (u32, f32)> {
+        let choices = self
+            .experts
+            .iter()
+            .copied()
+            .zip(self.weights.iter().copied());
+        choices.take(self.rows * self.per_token)
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    /// Affinities: what weights are made of.
+    scores: Vec<f32>,
+    /// What the choice is made by: biased, and -inf where it is not allowed.
+    choice: Vec<f32>,
+    groups: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Chooses `experts.len()` experts of one row of router logits. Ties go to the lower index.
+pub(super) fn route(
+    isa: Isa,
+    logits: &[f32],
+    gate: &GateConfig,
+    bias: Option<&[f32]>,
+    experts: &mut [u32],
+    weights: &mut [f32],
+) {
+    assert!(
+        experts.len() <= logits.len(),
+        "more experts a token than there are"
+    );
+    assert!(
+        bias.is_none_or(|bias| bias.len() == logits.len()),
+        "one bias an expert"
+    );
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch {
+            scores,
+            choice,
+            groups,
+        } = scratch;
+        scores.clear();
+        scores.extend_from_slice(logits);
+        match gate.scoring {
+            Scoring::Softmax => elementwise::softmax(isa, scores),
+            Scoring::Sigmoid => elementwise::sigmoid(isa, scores),
+        }
+        choice.clear();
+        choice.extend_from_slice(scores);
+        if let Some(bias) = bias {
+            elementwise::add(choice, bias);
+        }
+        let group_score: Option<fn(&[f32]) -> f32> = match gate.topk_method {
+            TopkMethod::Greedy => None,
+            TopkMethod::GroupLimitedGreedy => Some(|group| top_two(group).0),
+            TopkMethod::NoauxTc => Some(|group| {
+                let (first, second) = top_two(group);
+                if group.len() > 1 {
+                    first + second
+                } else {
+                    first
+                }
+            }),
+        };
+        if let Some(group_score) = group_score.filter(|_| gate.topk_group < gate.n_group) {
+            limit_groups(choice, gate, group_score, groups);
+        }
+        let mut sum = 0.0;
+        for (expert, weight) in experts.iter_mut().zip(weights.iter_mut()) {
+            let best = largest(choice);
+            choice[best] = f32::NEG_INFINITY;
+            // (Where all are NaN this is expert 0 throughout, and the row's output is NaN.)
+            *expert = best as u32;
+            *weight = scores[best];
+            sum += scores[best];
+        }
+        let divisor = if gate.norm_topk_prob {
+            sum + 1e-20
+        } else {
+            1.0
+        };
+        for weight in weights {
+            *weight = *weight / divisor * gate.routed_scaling_factor;
+        }
+    })
+}
+
+/// Leaves only the `topk_group` groups with the largest score.
+fn limit_groups(
+    choice: &mut [f32],
+    gate: &GateConfig,
+    score: fn(&[f32]) -> f32,
+    groups: &mut Vec<f32>,
+) {
+    assert_eq!(
+        choice.len() % gate.n_group,
+        0,
+        "experts do not divide into groups"
+    );
+    let size = choice.len() / gate.n_group;
+    groups.clear();
+    groups.extend(choice.chunks_exact(size).map(score));
+    for _ in 0..gate.topk_group {
+        let best = largest(groups);
+        // Marks it as kept: NaN is never the largest.
+        groups[best] = f32::NAN;
+    }
+    for (members, score) in choice.chunks_exact_mut(size).zip(groups.iter()) {
+        if !score.is_nan() {
+            members.fill(f32::NEG_INFINITY);
+        }
+    }
+}
+
+/// Index of the largest value, the lowest where several are equal.
+fn largest(values: &[f32]) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, value) in values.iter().enumerate() {
+        if *value > best.1 {
+            best = (i, *value);
+        }
+    }
+    best.0
+}
+
+fn top_two(values: &[f32]) -> (f32, f32) {
+    values.iter().fold(
+        (f32::NEG_INFINITY, f32::NEG_INFINITY),
+        |(first, second), &value| {
+            if value > first {
+                (value, first)
+            } else {
+                (first, second.max(value))
+            }
+        },
+    )
+}

@@ -1,0 +1,328 @@
+//! Gates and experts.
+
+use millrace_model::config::{GateConfig, Scoring, TopkMethod};
+use proptest::prelude::*;
+
+use super::*;
+use crate::GateParams;
+use crate::cpu::Routing;
+
+/// The three gates of DeepSeek-V2-Lite, V2 and V3, and V3's over softmax.
+fn gates() -> [GateConfig; 4] {
+    let v2_lite = GateConfig {
+        scoring: Scoring::Softmax,
+        topk_method: TopkMethod::Greedy,
+        n_group: 1,
+        topk_group: 1,
+        norm_topk_prob: false,
+        routed_scaling_factor: 1.0,
+    };
+    let v2 = GateConfig {
+        topk_method: TopkMethod::GroupLimitedGreedy,
+        n_group: 8,
+        topk_group: 3,
+        routed_scaling_factor: 16.0,
+        ..v2_lite
+    };
+    let v3 = GateConfig {
+        scoring: Scoring::Sigmoid,
+        topk_method: TopkMethod::NoauxTc,
+        n_group: 8,
+        topk_group: 4,
+        norm_topk_prob: true,
+        routed_scaling_factor: 2.5,
+    };
+    [
+        v2_lite,
+        v2,
+        v3,
+        GateConfig {
+            scoring: Scoring::Softmax,
+            ..v3
+        },
+    ]
+}
+
+fn sorted_by_score(scores: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+    order
+}
+
+/// Expert and weight by definition.
+fn reference(
+    logits: &[f32],
+    gate: &GateConfig,
+    bias: Option<&[f32]>,
+    k: usize,
+) -> Vec<(usize, f64)> {
+    let scores: Vec<f64> = match gate.scoring {
+        Scoring::Softmax => {
+            let sum: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
+            logits.iter().map(|l| f64::from(*l).exp() / sum).collect()
+        }
+        Scoring::Sigmoid => logits
+            .iter()
+            .map(|l| 1.0 / (1.0 + (-f64::from(*l)).exp()))
+            .collect(),
+    };
+    let mut choice: Vec<f64> = scores
+        .iter()
+        .enumerate()
+        .map(|(i, s)| s + bias.map_or(0.0, |bias| f64::from(bias[i])))
+        .collect();
+    if gate.topk_method != TopkMethod::Greedy {
+        let size = logits.len() / gate.n_group;
+        let groups: Vec<f64> = choice
+            .chunks(size)
+            .map(|group| {
+                let order = sorted_by_score(group);
+                let kept = if gate.topk_method == TopkMethod::NoauxTc {
+                    2
+                } else {
+                    1
+                };
+                order.iter().take(kept).map(|i| group[*i]).sum()
+            })
+            .collect();
+        for group in &sorted_by_score(&groups)[gate.topk_group..] {
+            choice[group * size..][..size].fill(f64::NEG_INFINITY);
+        }
+    }
+    let chosen = &sorted_by_score(&choice)[..k];
+    let sum: f64 = if gate.norm_topk_prob {
+        chosen.iter().map(|e| scores[*e]).sum::<f64>() + 1e-20
+    } else {
+        1.0
+    };
+    chosen
+        .iter()
+        .map(|e| (*e, scores[*e] / sum * f64::from(gate.routed_scaling_factor)))
+        .collect()
+}
+
+fn route(
+    backend: &CpuBackend,
+    logits: &[f32],
+    experts: usize,
+    gate: GateConfig,
+    bias: Option<&[f32]>,
+    k: usize,
+) -> Routing {
+    let bias = bias.map(|bias| backend.vector(bias));
+    let logits = tensor(backend, logits, experts);
+    let mut routing = backend.routing(logits.rows().max(1), k);
+    backend.route(
+        &logits,
+        &GateParams {
+            config: gate,
+            experts_per_token: k,
+            bias,
+        },
+        &mut routing,
+    );
+    routing
+}
+
+#[test]
+fn gates_choose_and_weigh_right() {
+    let mut rng = rng(30);
+    for gate in gates() {
+        for (experts, k) in [(64, 6), (32, 4), (160, 6), (256, 8)] {
+            let rows = 50;
+            let logits: Vec<f32> = values(&mut rng, rows * experts)
+                .iter()
+                .map(|v| v * 4.0)
+                .collect();
+            let bias = (gate.topk_method == TopkMethod::NoauxTc).then(|| values(&mut rng, experts));
+            for backend in backends(1) {
+                let routing = route(&backend, &logits, experts, gate, bias.as_deref(), k);
+                let mut got = Vec::new();
+                backend.read_routing(&routing, &mut got);
+                for (row, got) in logits.chunks(experts).zip(got.chunks(k)) {
+                    let want = reference(row, &gate, bias.as_deref(), k);
+                    assert_eq!(
+                        got.iter().map(|g| g.0 as usize).collect::<Vec<_>>(),
+                        want.iter().map(|w| w.0).collect::<Vec<_>>(),
+                        "{gate:?}"
+                    );
+                    for (got, want) in got.iter().zip(&want) {
+                        assert!(
+                            (f64::from(got.1) - want.1).abs() <= 2e-6 * want.1,
+                            "{got:?} {want:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ties_go_to_the_lower_index() {
+    let backend = CpuBackend::new(1);
+    for gate in gates() {
+        let routing = route(&backend, &[0.5; 64], 64, gate, None, 6);
+        let chosen: Vec<u32> = routing.choices().map(|choice| choice.0).collect();
+        assert_eq!(chosen, [0, 1, 2, 3, 4, 5], "{gate:?}");
+    }
+}
+
+#[test]
+fn a_gate_bears_nan() {
+    let backend = CpuBackend::new(1);
+    for gate in gates() {
+        let routing = route(&backend, &[f32::NAN; 64], 64, gate, None, 6);
+        assert!(
+            routing
+                .choices()
+                .all(|(expert, weight)| expert < 64 && weight.is_nan()),
+            "{gate:?}"
+        );
+    }
+}
+
+struct Layer {
+    gate_up: Vec<[Stored; 2]>,
+    down: Vec<Stored>,
+}
+
+impl Layer {
+    fn random(
+        rng: &mut SmallRng,
+        kind: Kind,
+        experts: usize,
+        hidden: usize,
+        inter: usize,
+    ) -> Layer {
+        Layer {
+            gate_up: (0..experts)
+                .map(|_| [(); 2].map(|()| Stored::random(rng, kind, inter, hidden)))
+                .collect(),
+            down: (0..experts)
+                .map(|_| Stored::random(rng, kind, hidden, inter))
+                .collect(),
+        }
+    }
+
+    fn pack(&self, backend: &CpuBackend) -> crate::cpu::Experts {
+        let gate_up: Vec<_> = self
+            .gate_up
+            .iter()
+            .map(|pair| [pair[0].matrix(), pair[1].matrix()])
+            .collect();
+        let down: Vec<_> = self.down.iter().map(Stored::matrix).collect();
+        backend.experts(&gate_up, &down).unwrap()
+    }
+
+    /// `weight * expert(x)` summed over `choices`, and the sum of absolute terms.
+    fn reference(&self, x: &[f32], choices: &[(u32, f32)]) -> Vec<(f64, f64)> {
+        let hidden = x.len();
+        let mut out = vec![(0.0, 0.0); hidden];
+        for (expert, weight) in choices {
+            let expert = *expert as usize;
+            let [gate, up] = &self.gate_up[expert];
+            let (g, u) = (
+                gate.product(0..gate.rows, &doubles(x)),
+                up.product(0..up.rows, &doubles(x)),
+            );
+            let inner: Vec<f64> = g
+                .iter()
+                .zip(&u)
+                .map(|(g, u)| g.0 / (1.0 + (-g.0).exp()) * u.0)
+                .collect();
+            for (out, (sum, size)) in out
+                .iter_mut()
+                .zip(self.down[expert].product(0..hidden, &inner))
+            {
+                out.0 += f64::from(*weight) * sum;
+                out.1 += f64::from(weight.abs()) * size;
+            }
+        }
+        out
+    }
+}
+
+/// `rows` choices of `k` among the first `used` of the experts.
+fn choose(
+    backend: &CpuBackend,
+    seed: u64,
+    rows: usize,
+    experts: usize,
+    used: usize,
+    k: usize,
+) -> Routing {
+    let mut rng = rng(seed);
+    let mut logits = values(&mut rng, rows * experts);
+    for row in logits.chunks_mut(experts) {
+        row[used..].fill(-50.0);
+    }
+    route(backend, &logits, experts, gates()[0], None, k)
+}
+
+#[test]
+fn experts_are_right() {
+    let mut rng = rng(31);
+    for (rows, experts, used, k, hidden, inter) in [
+        (1, 8, 8, 2, 64, 32),
+        (1, 4, 4, 1, 50, 17),
+        (7, 16, 3, 3, 96, 48),
+        (60, 8, 8, 4, 130, 40),
+        (90, 5, 2, 2, 32, 100),
+    ] {
+        for kind in [Kind::F32, Kind::Bf16, FP8] {
+            let layer = Layer::random(&mut rng, kind, experts, hidden, inter);
+            let x: Vec<f32> = values(&mut rng, rows * hidden)
+                .iter()
+                .map(|v| v * 0.1)
+                .collect();
+            for backend in backends(2) {
+                let packed = layer.pack(&backend);
+                let routing = choose(&backend, 7, rows, experts, used, k);
+                let mut out = backend.tensor(rows, hidden);
+                backend.moe(&tensor(&backend, &x, hidden), &routing, &packed, &mut out);
+                let choices: Vec<_> = routing.choices().collect();
+                let want: Vec<_> = x
+                    .chunks(hidden)
+                    .zip(choices.chunks(k))
+                    .flat_map(|(x, c)| layer.reference(x, c))
+                    .collect();
+                let sums: Vec<f64> = want.iter().map(|w| w.0).collect();
+                let what = format!("{:?} {kind:?} {rows} rows", backend.isa());
+                assert_close(&what, out.values(), &sums, |i| 2e-5 * want[i].1 + 1e-9);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn a_row_of_experts_does_not_know_its_batch(
+        rows in 1..80usize, experts in 1..12usize, k in 1..5usize, hidden in 1..150usize, inter in 1..80usize,
+        fp8: bool, threads in 1..4usize, seed: u64,
+    ) {
+        let mut rng = rng(seed);
+        let kind = if fp8 { FP8 } else { Kind::Bf16 };
+        let k = k.min(experts);
+        let layer = Layer::random(&mut rng, kind, experts, hidden, inter);
+        let x = values(&mut rng, rows * hidden);
+        let logits = values(&mut rng, rows * experts);
+        let run = |isa, threads, rows: std::ops::Range<usize>| {
+            let backend = CpuBackend::with_isa(threads, isa);
+            let logits = &logits[rows.start * experts..rows.end * experts];
+            let routing = route(&backend, logits, experts, gates()[0], None, k);
+            let mut out = backend.tensor(rows.len(), hidden);
+            let x = tensor(&backend, &x[rows.start * hidden..rows.end * hidden], hidden);
+            backend.moe(&x, &routing, &layer.pack(&backend), &mut out);
+            out.values().to_vec()
+        };
+        for isa in isas() {
+            let together = run(isa, threads, 0..rows);
+            for row in (0..rows).step_by(1 + rows / 8) {
+                assert_same_bits("a row", &run(isa, 1, row..row + 1), &together[row * hidden..][..hidden]);
+            }
+        }
+    }
+}
