@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 # How far a kind of weight spreads, in units of 1/sqrt(fan-in) (embed and bias: plain standard deviations). The head's
 # makes logits of standard deviation 2.5 (top-1 probability about 0.1-0.3 of 320); the gate's separates experts clearly.
@@ -162,7 +162,12 @@ def as_float32(stored):
 
 
 def write_json(path, value):
-    Path(path).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    Path(path).write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read(folder):
+    """The stored tensors of a folder, from however many files."""
+    return {name: x for file in sorted(Path(folder).glob("model*.safetensors")) for name, x in load_file(file).items()}
 
 
 def write(family, stored, folder):

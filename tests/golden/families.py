@@ -15,7 +15,8 @@ class Family:
 
     `seed` feeds weights and prompts; `dtype` is how plain tensors are stored; `scales` is how FP8 block scales are drawn
     ("arbitrary", "ue8m0" or None for no FP8); `shards` is the number of safetensors files; `gains` overrides the spread
-    of single kinds of weight (see checkpoint.py).
+    of single kinds of weight (see checkpoint.py); `reference` changes the config for transformers alone, where it does
+    not know a key of it.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Family:
     scales: str | None = None
     shards: int = 1
     gains: dict = field(default_factory=dict)
+    reference: dict = field(default_factory=dict)
 
     @property
     def mtp(self) -> bool:
@@ -114,4 +116,14 @@ FAMILIES = [
         "max_position_embeddings": 2048, "rope_theta": 1000000, "use_sliding_window": False, "max_window_layers": 3,
         "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 512, "rope_type": "yarn"},
     }, seed=9),
+    # DeepSeek-R1-0528-Qwen3-8B's rope_scaling has YaRN's own attn_factor, which multiplies the 0.1 ln(factor) + 1 that
+    # cos and sin are scaled by (here to 1). transformers ignores the key and knows the product as attention_factor.
+    Family("qwen3_attn_factor", COMMON | {
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 72, "intermediate_size": 100,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        "max_position_embeddings": 2048, "rope_theta": 1000000, "use_sliding_window": False, "max_window_layers": 2,
+        "rope_scaling": {"attn_factor": 0.8782488562869419, "factor": 4.0, "original_max_position_embeddings": 512,
+                         "rope_type": "yarn"},
+    }, seed=10, reference={"rope_scaling": {"attention_factor": 1.0, "factor": 4.0, "original_max_position_embeddings": 512,
+                                            "rope_type": "yarn"}}),
 ]

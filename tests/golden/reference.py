@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, DynamicCache
 import checkpoint
 
 
-def load(config, stored, **options):
+def load(family, stored, **options):
     """transformers' model of a checkpoint: its float32 meaning and its config less the quantisation."""
-    plain = {k: v for k, v in config.items() if k != "quantization_config"} | {"torch_dtype": "float32"}
+    config = family.config
+    plain = {k: v for k, v in config.items() if k != "quantization_config"} | {"torch_dtype": "float32"} | family.reference
     mtp = tuple(f"model.layers.{config['num_hidden_layers'] + i}." for i in range(config.get("num_nextn_predict_layers", 0)))
     weights = {k: v.contiguous() for k, v in checkpoint.as_float32(stored).items() if not k.startswith(mtp or ("\0",))}
     options = {"attn_implementation": "eager"} | ({"experts_implementation": "eager"} if "n_routed_experts" in config else {}) | options

@@ -4,6 +4,7 @@ A golden that hardly moves would not notice the mistake; each row's figure shoul
 Nothing is written.
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 import checkpoint
 import reference
 from families import FAMILIES
+from mtp import Mtp
 
 HERE = Path(__file__).parent
 
@@ -57,10 +59,6 @@ def rotary(model, wrong):
     module.inv_freq = type(module)(wrong).inv_freq
 
 
-def changed(config, **values):
-    return {k: v for k, v in (config | values).items() if v is not ...}
-
-
 def halves(model):
     """Rotary pairs taken as (i, i + d/2) instead of (2i, 2i + 1)."""
     def rearrange(weight, heads, start, dim):
@@ -85,7 +83,6 @@ def interleaved_heads(model):
 
 def mistakes(config, model_config):
     """(what, how to do it to a loaded model) for a family."""
-    import copy
     unscaled = copy.deepcopy(model_config)
     unscaled.rope_parameters = {"rope_type": "default", "rope_theta": config["rope_theta"]}
     scaled = config.get("rope_scaling")
@@ -126,21 +123,62 @@ def distance(config, model, goldens):
     return moved
 
 
+def short_block_wrong(stored):
+    """FP8 scales whose short last row block has the scale of the block above it."""
+    wrong = dict(stored)
+    for name, scale in stored.items():
+        if name.endswith("_scale_inv") and len(scale) > 1:
+            wrong[name] = torch.cat((scale[:-1], scale[-2:-1]))
+    return wrong
+
+
+def mtp_mistakes(family, stored, goldens):
+    """What MTP log-probs do when one thing is wrong, as `distance` says it."""
+    model = reference.load(family, stored)
+    swapped = dict(stored)
+    key = f"model.layers.{family.config['num_hidden_layers']}.eh_proj.weight"
+    swapped[key] = stored[key].roll(family.config["hidden_size"], 1)
+    ref, before = reference.Reference(family.config, model), []
+    model.model.norm.register_forward_pre_hook(lambda _, x: before.append(x[0][0]))
+    for what, weights, use_before in (("nothing", stored, False), ("h before the final norm", stored, True),
+                                      ("eh_proj's halves swapped", swapped, False)):
+        mtp, moved = Mtp(family.config, weights, model), []
+        for name in ("p65", "p1000"):
+            sequence = goldens[f"{name}.tokens"].tolist() + goldens[f"{name}.greedy_tokens"].tolist()
+            before.clear()
+            hidden = ref.extend(sequence, None)[1]
+            logits, _ = mtp.logits((before[0] if use_before else hidden)[:-1], sequence[1:])
+            rows = reference.log_probs(logits[goldens[f"{name}.mtp_positions"].long()])
+            ids = goldens[f"{name}.mtp_top_ids"].long()
+            moved.append(float((rows.gather(1, ids) - goldens[f"{name}.mtp_top_logprobs"]).abs().max()))
+        yield what, moved + [float((rows.argmax(-1) != ids[:, 0]).double().mean())]
+
+
+def report(family, what, moved):
+    short, long, other = moved
+    print(f"| {family.name} | {what} | {short:.1e} | {long:.1e} | {other:.0%} |", flush=True)
+
+
 def main():
     torch.set_num_threads(1)
     print("| family | done wrong | 65 tokens | 1000 tokens | other top-1 |\n|---|---|---|---|---|")
     for family in FAMILIES:
         if sys.argv[1:] and family.name not in sys.argv[1:]:
             continue
-        stored = checkpoint.build(family)
+        stored = checkpoint.read(HERE / family.name)
         goldens = load_file(HERE / family.name / "golden.safetensors")
-        model = reference.load(family.config, stored)
-        cases = [("nothing", lambda m: None), ("sdpa attention", lambda m: m.set_attn_implementation("sdpa"))]
+        model = reference.load(family, stored)
+        cases = [("nothing", lambda m: None), ("nothing (sdpa attention)", lambda m: m.set_attn_implementation("sdpa"))]
         for what, spoil in cases + list(mistakes(family.config, model.config)):
-            model = reference.load(family.config, stored)
+            model = reference.load(family, stored)
             spoil(model)
-            short, long, other = distance(family.config, model, goldens)
-            print(f"| {family.name} | {what} | {short:.1e} | {long:.1e} | {other:.0%} |", flush=True)
+            report(family, what, distance(family.config, model, goldens))
+        if family.scales:
+            model = reference.load(family, short_block_wrong(stored))
+            report(family, "short last block scaled as the one above", distance(family.config, model, goldens))
+        if family.mtp:
+            for what, moved in mtp_mistakes(family, stored, goldens):
+                report(family, "MTP: " + what, moved)
 
 
 if __name__ == "__main__":
