@@ -8,7 +8,8 @@ token and layer, heads of 192 and 128), whose every part llama.cpp's converter a
 - sizes are multiples of 32.
 
 The tokenizer is tiny-r1's (the first argument after the folder names another). The converter recognises pre-tokenizers by
-a hash over token ids, so it refuses every vocabulary it has not seen, this one too: run it through a wrapper that sets
+a hash over token ids, so it refuses every vocabulary it has not seen, this one too: run it (llama-cpp-python's source package
+holds it, vendor/llama.cpp/convert_hf_to_gguf.py) through a wrapper that sets
 `TextModel.get_vocab_base_pre = lambda self, tokenizer: "deepseek-v3"` first. Benchmarks that feed token ids do not
 depend on it.
 """

@@ -99,7 +99,9 @@ def draw(family, name, shape, kind):
     gain = (GAINS | family.gains)[kind]
     if kind == "embed":
         return x * (TIED_EMBED if family.config["tie_word_embeddings"] else gain)
-    if kind in ("qkv_bias", "correction_bias"):
+    if kind == "correction_bias":
+        return x * gain + family.gains.get("correction_mean", 0.0)
+    if kind == "qkv_bias":
         return x * gain
     return x * (gain / math.sqrt(shape[1]))
 

@@ -1,4 +1,5 @@
-"""Makes the golden checkpoints and their goldens: `python generate.py [FAMILY ...]`. README.md describes the files.
+"""Makes the golden checkpoints and their goldens: `python generate.py [FAMILY ...]`. With --check nothing is written:
+the goldens of the folders as they are get recomputed and compared. README.md describes the files.
 """
 
 import argparse
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import checkpoint
 import reference
@@ -137,22 +139,65 @@ def generate(family, folder):
     return saved, prompts
 
 
+def check(family, folder):
+    """The largest change of a stored log-prob when the goldens of a folder are recomputed from its files."""
+    stored, goldens = checkpoint.read(folder), load_file(folder / "golden.safetensors")
+    model = reference.load(family, stored)
+    ref = reference.Reference(family.config, model)
+    mtp = Mtp(family.config, stored, model) if family.mtp else None
+    largest = 0.0
+    for length in LENGTHS:
+        old = {k.split(".")[1]: v for k, v in goldens.items() if k.split(".")[0] == f"p{length}"}
+        new, _, logits = golden(ref, mtp, old["tokens"].tolist(), old["greedy_tokens"].tolist())
+        for key, value in old.items():
+            if value.dtype == torch.float32:
+                largest = max(largest, float((value - new[key]).abs().max()))
+            elif not torch.equal(value, new[key]) and not key.endswith("top_ids"):  # ids of equal log-probs may change places
+                raise SystemExit(f"{family.name} p{length}: {key} differs")
+        if logits[length - 1: -1].argmax(-1).tolist() != old["greedy_tokens"].tolist():
+            raise SystemExit(f"{family.name} p{length}: the greedy tokens differ")
+    if not family.scales and not family.reference:  # transformers reads these folders by itself
+        direct = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        with torch.no_grad():
+            there = reference.log_probs(direct(goldens["p65.tokens"].long()[None]).logits[0])
+        there = there.gather(1, goldens["p65.top_ids"].long())
+        largest = max(largest, float((there - goldens["p65.top_logprobs"]).abs().max()))
+    return largest
+
+
+def summary(saved, prompts):
+    """What was measured, in a line."""
+    tops = torch.cat([v[:, 0].exp() for k, v in saved.items() if k.endswith(".top_logprobs")])
+    text = f"top-1 p {tops.median():.2f}"
+    for label, key, pick in (("gate margin", "min_gate_margin", min), ("MTP's", "mtp_min_gate_margin", min),
+                             ("gap", "min_greedy_gap", min), ("cached-whole", "cached_vs_whole", max)):
+        found = [p[key] for p in prompts if key in p]
+        text += f", {label} {pick(found):.1e}" if found else ""
+    return text
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("family", nargs="*")
+    parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
+    unknown = set(args.family) - {f.name for f in FAMILIES}
+    if unknown:
+        raise SystemExit(f"no such family: {', '.join(sorted(unknown))}; there are {', '.join(f.name for f in FAMILIES)}")
     torch.set_num_threads(1)  # the sizes are tiny, and one thread adds in one order
     for family in FAMILIES:
         if args.family and family.name not in args.family:
             continue
         start, folder = time.time(), HERE / family.name
-        saved, prompts = generate(family, folder)
+        if args.check:
+            largest = check(family, folder)
+            print(f"{family.name}: largest difference {largest:.1e}", flush=True)
+            if largest > 1e-4:
+                raise SystemExit("the goldens are not what this transformers computes")
+            continue
+        measured = summary(*generate(family, folder))
         size = sum(f.stat().st_size for f in folder.iterdir()) / 1000
-        tops = torch.cat([v[:, 0].exp() for k, v in saved.items() if k.endswith(".top_logprobs")])
-        worst = lambda key: min((p[key] for p in prompts if key in p), default=float("inf"))
-        print(f"{family.name:18} {size:6.0f} kB {time.time() - start:5.1f} s  top-1 p {tops.median():.3f}  gate margin "
-              f"{worst('min_gate_margin'):.1e}/{worst('whole_pass_min_gate_margin'):.1e} mtp {worst('mtp_min_gate_margin'):.1e}  gap {worst('min_greedy_gap'):.1e}"
-              f"  cached-whole {max(p['cached_vs_whole'] for p in prompts):.1e} mtp-lib {max(p.get('mtp_vs_library', 0) for p in prompts):.1e}", flush=True)
+        print(f"{family.name:18} {size:5.0f} kB {time.time() - start:4.0f} s, {measured}", flush=True)
 
 
 if __name__ == "__main__":

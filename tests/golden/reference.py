@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, logging
 
 import checkpoint
+
+logging.set_verbosity_error()  # it would list the MTP layer's keys as unexpected, which they are to it
 
 
 def load(family, stored, **options):

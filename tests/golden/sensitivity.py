@@ -5,6 +5,7 @@ Nothing is written.
 """
 
 import copy
+import math
 import sys
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def biased_weights(model):
         gate.register_forward_hook(hook)
 
 
+def masked_with_zero(model):
+    """Experts of dropped groups left in the running with score 0, which beats a negative biased score."""
+    for gate in gates(model):
+        def hook(gate, _, out):
+            scores = out[0].sigmoid()
+            grouped = (scores + gate.e_score_correction_bias).view(len(scores), gate.num_group, -1)
+            best = grouped.topk(2, -1)[0].sum(-1).topk(gate.topk_group, -1)[1]
+            mask = torch.zeros(grouped.shape[:2]).scatter(1, best, 1.0)
+            index = (grouped * mask[..., None]).flatten(1).topk(gate.top_k, -1)[1]
+            weights = scores.gather(1, index)
+            return out[0], weights / weights.sum(-1, keepdim=True) * gate.routed_scaling_factor, index
+        gate.register_forward_hook(hook)
+
+
 def rotary(model, wrong):
     """The rotary frequencies of another config (attention factor as it was)."""
     module = model.model.rotary_emb
@@ -98,6 +113,7 @@ def mistakes(config, model_config):
         if config["topk_method"] == "noaux_tc":
             yield "no correction bias", lambda m: each(gates(m), e_score_correction_bias=torch.zeros(config["n_routed_experts"]))
             yield "weights from biased scores", biased_weights
+            yield "dropped groups masked with 0", masked_with_zero
             yield "weights not normalised", lambda m: each(gates(m), norm_topk_prob=False)
         if config["routed_scaling_factor"] != 1.0:
             yield "no routed_scaling_factor", lambda m: each(gates(m), routed_scaling_factor=1.0)
@@ -108,7 +124,11 @@ def mistakes(config, model_config):
         yield "no q, k, v bias", zero_bias
     if config["model_type"] == "qwen3":
         yield "no q_norm, k_norm weight", lambda m: ones([n for a in attentions(m) for n in (a.q_norm, a.k_norm)])
-        yield "rotary attention factor 1", lambda m: each([m.model.rotary_emb], attention_scaling=1.0)
+        if "attn_factor" in scaled:
+            factor = 0.1 * math.log(scaled["factor"]) + 1.0
+            yield "attn_factor ignored", lambda m: each([m.model.rotary_emb], attention_scaling=factor)
+        else:
+            yield "rotary attention factor 1", lambda m: each([m.model.rotary_emb], attention_scaling=1.0)
 
 
 def distance(config, model, goldens):
