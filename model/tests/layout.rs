@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use millrace_model::checkpoint::Checkpoint;
-use millrace_model::config::{DeepSeekConfig, DenseConfig, Family, ModelConfig};
+use millrace_model::config::{
+    DeepSeekConfig, DenseConfig, Family, ModelConfig, SUPPORTED, TopkMethod,
+};
 
 /// A tensor a loader asks for: a weight's name without `.weight` and its sides, or a full name and
 /// a length.
@@ -98,7 +100,7 @@ fn deepseek_layer(
         return swiglu(all, &format!("{layer}.mlp"), hidden, d.intermediate_size);
     };
     all.push(Matrix(format!("{layer}.mlp.gate"), moe.num_experts, hidden));
-    if config_has_bias(moe) {
+    if moe.gate.topk_method == TopkMethod::NoauxTc {
         all.push(Vector(
             format!("{layer}.mlp.gate.e_score_correction_bias"),
             moe.num_experts,
@@ -116,10 +118,6 @@ fn deepseek_layer(
         let width = moe.num_shared_experts * moe.intermediate_size;
         swiglu(all, &format!("{layer}.mlp.shared_experts"), hidden, width);
     }
-}
-
-fn config_has_bias(moe: &millrace_model::config::MoeConfig) -> bool {
-    moe.gate.topk_method == millrace_model::config::TopkMethod::NoauxTc
 }
 
 fn dense_layer(all: &mut Vec<Wanted>, layer: &str, hidden: usize, d: &DenseConfig) {
@@ -148,7 +146,7 @@ fn swiglu(all: &mut Vec<Wanted>, mlp: &str, hidden: usize, width: usize) {
     all.push(Matrix(format!("{mlp}.down_proj"), hidden, width));
 }
 
-/// tiny-r1 and whatever golden checkpoints have been made.
+/// tiny-r1 and the golden checkpoints.
 fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let golden = std::fs::read_dir(root.join("tests/golden"))
@@ -169,7 +167,7 @@ fn folders() -> Vec<PathBuf> {
 
 #[test]
 fn checkpoints_have_what_their_configurations_imply() {
-    let mut revisions = BTreeSet::new();
+    let (mut revisions, mut architectures) = (BTreeSet::new(), BTreeSet::new());
     let folders = folders();
     for dir in &folders {
         let checkpoint = Checkpoint::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
@@ -199,6 +197,12 @@ fn checkpoints_have_what_their_configurations_imply() {
             dir.display()
         );
         revisions.insert(checkpoint.revision());
+        architectures.insert(checkpoint.config().common.architecture.clone());
     }
     assert_eq!(revisions.len(), folders.len(), "revisions differ");
+    assert_eq!(
+        architectures,
+        SUPPORTED.map(str::to_string).into(),
+        "every architecture has a golden checkpoint"
+    );
 }

@@ -161,3 +161,23 @@ fn unusable_tokenizers_are_refused() {
         Err(TextError::Read { .. })
     ));
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Half of the edits fall on the file's beginning, where its structure is.
+    #[test]
+    fn mutated_tokenizer_files_never_panic(edits in proptest::collection::vec((0usize..5_000, any::<prop::sample::Index>(), any::<bool>(), 0x20u8..0x7f), 1..4)) {
+        let mut bytes = std::fs::read(dir().join("tokenizer.json")).unwrap();
+        for (near, anywhere, is_near, byte) in edits {
+            let at = if is_near { near } else { anywhere.index(bytes.len()) };
+            bytes[at] = byte;
+        }
+        let to = tempfile::tempdir().unwrap();
+        std::fs::write(to.path().join("tokenizer.json"), &bytes).unwrap();
+        if let Ok(tokenizer) = Tokenizer::from_dir(to.path()) {
+            let ids = tokenizer.encode("Hello <think> 12 中文", true).unwrap_or_default();
+            let _ = tokenizer.decode(&ids, false);
+        }
+    }
+}
