@@ -13,3 +13,9 @@
 //! ```
 //!
 //! Both option structs have `Default`. Nothing is spawned: dropping what is returned ends the edge.
+
+pub mod grpc;
+pub mod http;
+mod kserve;
+mod request_id;
+mod roles;

@@ -1,0 +1,122 @@
+//! What operators and clients look at before they send work: models, health, metrics, version.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use prometheus::TextEncoder;
+use serde::Serialize;
+
+use super::Shared;
+use super::answer::json;
+use super::error::ApiError;
+use crate::api::ModelCard;
+
+#[derive(Serialize)]
+struct ModelObject {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// vLLM's: prompt plus output, in tokens.
+    max_model_len: u32,
+}
+
+impl From<ModelCard> for ModelObject {
+    fn from(card: ModelCard) -> ModelObject {
+        let ModelCard {
+            name,
+            created,
+            max_model_len,
+            ..
+        } = card;
+        ModelObject {
+            id: name,
+            object: "model",
+            created,
+            owned_by: "millrace",
+            max_model_len,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ModelList {
+    object: &'static str,
+    data: Vec<ModelObject>,
+}
+
+/// `GET /v1/models`
+pub(super) async fn models(State(edge): Shared) -> Response {
+    let data = edge
+        .frontend
+        .models()
+        .into_iter()
+        .map(ModelObject::from)
+        .collect();
+    json(&ModelList {
+        object: "list",
+        data,
+    })
+}
+
+/// `GET /v1/models/{id}`
+pub(super) async fn model(
+    State(edge): Shared,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    Ok(json(&ModelObject::from(edge.frontend.model(&id)?)))
+}
+
+/// `GET /health`: this process answers. Whether it can serve is `/ready`'s to say.
+pub(super) async fn health() -> Response {
+    #[derive(Serialize)]
+    struct Health {
+        status: &'static str,
+    }
+    json(&Health { status: "ok" })
+}
+
+/// `GET /ready`: 200 while requests would find workers, otherwise 503.
+pub(super) async fn ready(State(edge): Shared) -> Response {
+    #[derive(Serialize)]
+    struct Ready {
+        ready: bool,
+        /// The models that can be served now.
+        models: Vec<String>,
+    }
+    let ready = edge.frontend.ready();
+    let models = edge
+        .frontend
+        .models()
+        .into_iter()
+        .filter(|card| card.ready)
+        .map(|card| card.name)
+        .collect();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, json(&Ready { ready, models })).into_response()
+}
+
+/// `GET /metrics`: Prometheus' text format.
+pub(super) async fn metrics(State(edge): Shared) -> Result<Response, ApiError> {
+    let families = edge.metrics.gather();
+    let text = TextEncoder::new().encode_to_string(&families);
+    let text = text.map_err(|error| {
+        ApiError::internal(format!("the metrics could not be written: {error}"))
+    })?;
+    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+}
+
+/// `GET /version`
+pub(super) async fn version() -> Response {
+    #[derive(Serialize)]
+    struct Version {
+        version: &'static str,
+    }
+    json(&Version {
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}
