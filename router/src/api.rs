@@ -151,13 +151,19 @@ pub struct Usage {
 pub enum RequestError {
     /// 400 `invalid_request_error` / INVALID_ARGUMENT. `param` names the field where one is to blame.
     #[error("{message}")]
-    Invalid { message: String, param: Option<&'static str> },
+    Invalid {
+        message: String,
+        param: Option<&'static str>,
+    },
     /// 404 `model_not_found` / NOT_FOUND.
     #[error("the model `{model}` is not served here; served: {served}")]
     UnknownModel { model: String, served: String },
     /// 429 / RESOURCE_EXHAUSTED with retry-after.
     #[error("{what}; try again in {retry_after_seconds} s")]
-    Overloaded { what: &'static str, retry_after_seconds: u32 },
+    Overloaded {
+        what: &'static str,
+        retry_after_seconds: u32,
+    },
     /// 503 / UNAVAILABLE: no workers, or all attempts failed.
     #[error("{message}")]
     Unavailable { message: String },
@@ -171,7 +177,8 @@ pub enum RequestError {
 
 /// What is answered for a model: one event a step of a choice. Dropping it cancels the request
 /// everywhere: the workers stop computing and free its pages.
-pub type EventStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<Event, RequestError>> + Send>>;
+pub type EventStream =
+    std::pin::Pin<Box<dyn futures::Stream<Item = Result<Event, RequestError>> + Send>>;
 
 /// A model as `/v1/models`, ListModels and KServe's ModelMetadata show it.
 #[derive(Debug, Clone, PartialEq, Eq)]

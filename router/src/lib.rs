@@ -9,9 +9,19 @@
 //!    | reads
 //! fleet/      who is attached, their load, which prefix each of them caches
 //! ```
+//!
+//! [`server::run`] puts them together and listens.
 
 pub mod api;
+pub mod assemble;
+pub mod config;
+pub mod dispatch;
 pub mod edges;
+pub mod fleet;
 pub mod frontend;
+pub mod metrics;
+pub mod server;
 
+pub use config::RouterConfig;
 pub use frontend::Frontend;
+pub use server::{BoundAddresses, ServeError, run};

@@ -1,0 +1,64 @@
+//! One call of one decode worker.
+
+use millrace_proto::worker::v1 as proto;
+use proto::decode_client::DecodeClient;
+use tonic::Streaming;
+
+use super::failure::{Failure, Reason, classify};
+use super::placement::Placement;
+
+/// Log-probs of a long prompt come in one update.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// A running call. Dropping it cancels the sequence on both workers.
+pub struct Attempt {
+    pub placement: Placement,
+    updates: Streaming<proto::GenerateUpdate>,
+}
+
+impl Attempt {
+    /// Sends the request to the placement's decode worker.
+    ///
+    /// # Errors
+    /// The worker refused it or was not reached. The placement stays the caller's to judge.
+    pub async fn call(
+        placement: &Placement,
+        request: proto::GenerateRequest,
+    ) -> Result<Streaming<proto::GenerateUpdate>, Failure> {
+        let mut client = DecodeClient::new(placement.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        match client.generate(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(classify(&status)),
+        }
+    }
+
+    /// A call that was accepted.
+    pub fn new(placement: Placement, updates: Streaming<proto::GenerateUpdate>) -> Attempt {
+        Attempt { placement, updates }
+    }
+
+    /// The worker's next update.
+    ///
+    /// # Errors
+    /// A stream that ends before it said why is a failure too.
+    pub async fn next(&mut self) -> Result<proto::GenerateUpdate, Failure> {
+        let update = match self.updates.message().await {
+            Ok(Some(update)) => update,
+            Ok(None) => {
+                let message = "the worker's stream ended too early".to_owned();
+                return Err(Failure::Decode {
+                    reason: Reason::Truncated,
+                    message,
+                });
+            }
+            Err(status) => return Err(classify(&status)),
+        };
+        if !update.tokens.is_empty() {
+            // With the first token the prefill worker is done with this sequence.
+            self.placement.prefill = None;
+        }
+        Ok(update)
+    }
+}

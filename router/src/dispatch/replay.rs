@@ -1,0 +1,274 @@
+//! One sequence from its first attempt to its last token, whichever workers it takes.
+//!
+//! ```text
+//! next:  deadline around
+//!   advance:  an attempt is running?  yes: its next update
+//!                                     no:  place (wait for workers) -> start an attempt
+//!             it failed?  recover: leave the failed worker out, count, go on from the tokens so far
+//! ```
+//!
+//! A new attempt is given the prompt and every token that was delivered, under the same seed, so
+//! the client's stream goes on without a seam.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{Stream, stream};
+use millrace_model::blocks::{BlockHash, block_hashes};
+use tokio::sync::watch;
+
+use super::Dispatcher;
+use super::attempt::Attempt;
+use super::failure::Failure;
+use super::job::{End, Job, Update};
+use super::pairing::Ask;
+use super::placement::{Placement, place};
+use super::wire;
+use crate::api::{FinishReason, RequestError};
+use crate::fleet::WorkerKey;
+
+/// The updates of one sequence. Ends after the update with an `end`, or with an error. Dropping it
+/// cancels the sequence on the workers.
+pub fn run(
+    dispatcher: Arc<Dispatcher>,
+    job: Job,
+) -> impl Stream<Item = Result<Update, RequestError>> + Send {
+    stream::try_unfold(Run::new(dispatcher, job), Run::next)
+}
+
+struct Run {
+    dispatcher: Arc<Dispatcher>,
+    job: Job,
+    /// Parent of the first block's hash.
+    root: BlockHash,
+    attempt: Option<Attempt>,
+    /// Tokens given to the client so far.
+    output: Vec<u32>,
+    delivered_first: bool,
+    ended: bool,
+    attempts: u32,
+    /// Attempts since the last token.
+    fruitless: u32,
+    not_decode: Vec<(WorkerKey, Instant)>,
+    not_prefill: Vec<WorkerKey>,
+}
+
+impl Run {
+    fn new(dispatcher: Arc<Dispatcher>, job: Job) -> Run {
+        let root = BlockHash::root(&dispatcher.model_revision, &job.cache_salt);
+        Run {
+            dispatcher,
+            job,
+            root,
+            attempt: None,
+            output: Vec::new(),
+            delivered_first: false,
+            ended: false,
+            attempts: 0,
+            fruitless: 0,
+            not_decode: Vec::new(),
+            not_prefill: Vec::new(),
+        }
+    }
+
+    async fn next(mut self) -> Result<Option<(Update, Run)>, RequestError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let update = match self.job.deadline {
+            None => self.advance().await?,
+            Some(at) => match tokio::time::timeout_at(at.into(), self.advance()).await {
+                Ok(update) => update?,
+                Err(_) if self.output.is_empty() => {
+                    return Err(RequestError::Deadline {
+                        stage: "before the first token",
+                    });
+                }
+                Err(_) => {
+                    return Err(RequestError::Deadline {
+                        stage: "during generation",
+                    });
+                }
+            },
+        };
+        if update.end.is_some() {
+            self.ended = true;
+            // The worker is done with it: nothing is left to cancel.
+            self.attempt = None;
+        }
+        Ok(Some((update, self)))
+    }
+
+    /// The next update, by as many attempts as it takes.
+    async fn advance(&mut self) -> Result<Update, RequestError> {
+        loop {
+            if let Some(attempt) = &mut self.attempt {
+                match attempt.next().await {
+                    Ok(update) => return Ok(self.deliver(update)),
+                    Err(failure) => self.fail(failure)?,
+                }
+            } else if self.output.len() >= self.job.sampling.max_tokens as usize {
+                // The last worker died between its last token and saying that it was the last.
+                let end = End {
+                    reason: FinishReason::Length,
+                    stop_token: None,
+                };
+                return Ok(Update {
+                    end: Some(end),
+                    ..Update::default()
+                });
+            } else {
+                self.start().await?;
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> Result<(), RequestError> {
+        match self.attempt.take() {
+            Some(attempt) => self.recover(attempt.placement, failure),
+            None => Ok(()),
+        }
+    }
+
+    fn deliver(&mut self, update: millrace_proto::worker::v1::GenerateUpdate) -> Update {
+        let update = wire::update(update, !std::mem::replace(&mut self.delivered_first, true));
+        if !update.tokens.is_empty() {
+            self.fruitless = 0;
+            self.output
+                .extend(update.tokens.iter().map(|token| token.id));
+        }
+        update
+    }
+
+    /// Begins an attempt, or learns from its failure.
+    async fn start(&mut self) -> Result<(), RequestError> {
+        let placement = self.place().await?;
+        let mut request_id = self.job.request_id.clone();
+        if self.attempts > 0 {
+            // Unique, so that a worker that still tears down an earlier attempt is not confused.
+            request_id.push_str(&format!("-r{}", self.attempts));
+        }
+        self.attempts += 1;
+        self.fruitless += 1;
+        tracing::debug!(
+            request_id,
+            decode = placement.decode.worker_id,
+            prefill = placement.prefill.as_ref().map(|p| p.worker_id.as_str()),
+            output = self.output.len(),
+            "attempt"
+        );
+        // A replay needs no prompt log-probs that were delivered before.
+        let prompt_logprobs = self
+            .job
+            .sampling
+            .prompt_logprobs
+            .filter(|_| !self.delivered_first);
+        let request = wire::request(
+            &self.job,
+            request_id,
+            &self.output,
+            placement.prefill.as_ref(),
+            prompt_logprobs,
+        );
+        match Attempt::call(&placement, request).await {
+            Ok(updates) => self.attempt = Some(Attempt::new(placement, updates)),
+            Err(failure) => self.recover(placement, failure)?,
+        }
+        Ok(())
+    }
+
+    /// Finds workers, waiting for them if there are none.
+    async fn place(&mut self) -> Result<Placement, RequestError> {
+        let tokens: Vec<u32> = self
+            .job
+            .prompt
+            .iter()
+            .chain(&self.output)
+            .copied()
+            .collect();
+        let blocks = block_hashes(self.root, &tokens);
+        let dispatcher = Arc::clone(&self.dispatcher);
+        // Subscribed before the first look, so that no change between looks is missed.
+        let mut changes = dispatcher.roster.changes();
+        let give_up = Instant::now() + dispatcher.limits.worker_wait;
+        loop {
+            let now = Instant::now();
+            self.not_decode.retain(|&(_, until)| until > now);
+            let not_decode: Vec<WorkerKey> =
+                self.not_decode.iter().map(|&(worker, _)| worker).collect();
+            let ask = Ask {
+                tokens: tokens.len() as u32,
+                blocks: &blocks,
+                max_output: self
+                    .job
+                    .sampling
+                    .max_tokens
+                    .saturating_sub(self.output.len() as u32),
+                not_decode: &not_decode,
+                not_prefill: &self.not_prefill,
+            };
+            if let Some(placement) = place(&dispatcher.roster, &ask, &dispatcher.metrics, now) {
+                return Ok(placement);
+            }
+            if now >= give_up {
+                let waited = dispatcher.limits.worker_wait.as_secs();
+                return Err(RequestError::Unavailable {
+                    message: format!(
+                        "no decode worker was attached for {waited} s; start one or see its log"
+                    ),
+                });
+            }
+            // Woken by a change, when a worker that was left out may be tried again, or to give up.
+            let wake = self
+                .not_decode
+                .iter()
+                .map(|&(_, until)| until)
+                .fold(give_up, Instant::min);
+            wait_for(&mut changes, wake).await;
+        }
+    }
+
+    /// Prepares the next attempt after a failed one.
+    ///
+    /// # Errors
+    /// The failure is final, or there were too many.
+    fn recover(&mut self, placement: Placement, failure: Failure) -> Result<(), RequestError> {
+        let Placement {
+            decode, prefill, ..
+        } = &placement;
+        let (attempts, fruitless) = (self.attempts, self.fruitless);
+        let prefill_id = prefill.as_ref().map(|p| p.worker_id.as_str());
+        tracing::warn!(decode = decode.worker_id, prefill = prefill_id, attempts, %failure, "attempt failed");
+
+        let Dispatcher {
+            limits, metrics, ..
+        } = &*self.dispatcher;
+        let spent = fruitless >= limits.max_fruitless_attempts || attempts >= limits.max_attempts;
+        match failure {
+            Failure::Final(error) => return Err(error),
+            failure if spent => return Err(failure.after(attempts)),
+            Failure::Prefill { .. } => {
+                self.not_prefill.extend(prefill.as_ref().map(|p| p.worker));
+                metrics.prefill_retried();
+            }
+            Failure::Decode { reason, .. } => {
+                let doubled = 1 << fruitless.saturating_sub(1).min(16);
+                let until = Instant::now() + limits.leave_out * doubled;
+                self.not_decode.push((decode.worker, until));
+                metrics.replayed(reason.label());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns at a change or at `until`.
+async fn wait_for(changes: &mut watch::Receiver<()>, until: Instant) {
+    // The sender lives as long as the roster; if it is gone, the deadline is what is left.
+    let change = async {
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let _ = tokio::time::timeout_at(until.into(), change).await;
+}

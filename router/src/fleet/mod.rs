@@ -1,0 +1,260 @@
+//! Who is attached, how busy each of them is, and which prefixes each of them caches.
+//!
+//! [`Fleet`] is plain state: no clock, no socket, no lock. Time is passed in, and the same sequence
+//! of calls gives the same answers, here and in a simulation. Around it, [`roster`] adds the lock
+//! and the channels to workers, and [`membership`] the gRPC service that workers attach to.
+
+mod compatibility;
+pub mod membership;
+mod prefix;
+pub mod roster;
+mod wire;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use millrace_model::blocks::{BLOCK_TOKENS, BlockHash};
+
+pub use compatibility::{Compatibility, Mismatch};
+pub use prefix::Match;
+pub use worker::{Demand, Description, Load, Role, SETTLE, Ticket, Worker, WorkerKey};
+
+use prefix::PrefixIndex;
+use worker::Sync;
+
+/// What every worker must agree with to be admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// Hash of the checkpoint whose tokenizer the router uses.
+    pub model_revision: String,
+    pub vocab_size: u32,
+    /// The longest sequence that clients are promised.
+    pub max_model_len: u32,
+}
+
+/// Why a worker is not admitted. The worker shows it to whoever started it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It differs from the served model or from the workers already attached.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    #[error("{field} is missing from the worker's hello")]
+    Missing { field: &'static str },
+    #[error("address {address:?} is not host:port")]
+    Address { address: String },
+}
+
+/// A delta did not have the number that follows its predecessor's: something was lost, and only a
+/// new snapshot tells what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected delta {expected}, got {got}")]
+pub struct Gap {
+    pub expected: u64,
+    pub got: u64,
+}
+
+/// A change of a worker's state since its last message. `cleared` comes first, then `removed`,
+/// then `stored`.
+#[derive(Debug, Clone, Default)]
+pub struct Delta {
+    /// 1, 2, 3, ... after each snapshot.
+    pub sequence: u64,
+    pub load: Load,
+    pub cleared: bool,
+    pub removed: Vec<BlockHash>,
+    pub stored: Vec<BlockHash>,
+}
+
+/// All workers of the one model that is served.
+///
+/// Invariant: the compatibility of any two attached workers is equal, so any prefill worker may be
+/// paired with any decode worker.
+#[derive(Debug)]
+pub struct Fleet {
+    served: Served,
+    /// Ordered, so that walking it (and thus every choice) is deterministic.
+    workers: BTreeMap<WorkerKey, Worker>,
+    index: PrefixIndex,
+    next_key: u64,
+    next_ticket: u64,
+}
+
+impl Fleet {
+    /// `max_indexed_blocks` bounds the prefix index: (block, worker) pairs, about 100 bytes each.
+    pub fn new(served: Served, max_indexed_blocks: usize) -> Fleet {
+        Fleet {
+            served,
+            workers: BTreeMap::new(),
+            index: PrefixIndex::new(max_indexed_blocks),
+            next_key: 0,
+            next_ticket: 0,
+        }
+    }
+
+    pub fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// Admits a worker. One that was attached under the same id is detached: a process has one
+    /// stream, so the older one is a connection that has not been noticed to be dead.
+    ///
+    /// # Errors
+    /// Names the first field that keeps it out.
+    pub fn attach(&mut self, description: Description) -> Result<WorkerKey, Refusal> {
+        self.check(&description)?;
+        let same = self
+            .workers
+            .iter()
+            .find(|(_, w)| w.description.worker_id == description.worker_id);
+        if let Some((&key, _)) = same {
+            self.detach(key);
+        }
+        let key = WorkerKey(self.next_key);
+        self.next_key += 1;
+        self.index.add_worker(
+            key,
+            usize::try_from(description.kv_pages).unwrap_or(usize::MAX),
+        );
+        self.workers.insert(key, Worker::new(description));
+        Ok(key)
+    }
+
+    fn check(&self, worker: &Description) -> Result<(), Refusal> {
+        if worker.worker_id.is_empty() {
+            return Err(Refusal::Missing { field: "worker_id" });
+        }
+        let (served, layout) = (&self.served, &worker.compatibility);
+        Mismatch::unless_equal(
+            "model_revision",
+            &layout.model_revision,
+            &served.model_revision,
+        )?;
+        // The router hashes prompts in blocks of this size.
+        Mismatch::unless_equal("page_tokens", layout.page_tokens as usize, BLOCK_TOKENS)?;
+        Mismatch::unless_equal("vocab_size", worker.vocab_size, served.vocab_size)?;
+        if worker.max_model_len < served.max_model_len {
+            return Err(Refusal::Mismatch(Mismatch {
+                field: "max_model_len",
+                worker: worker.max_model_len.to_string(),
+                expected: format!("at least {}", served.max_model_len),
+            }));
+        }
+        // All attached workers are alike, so any of them stands for the pool. The worker's own
+        // earlier life does not count: it is about to be detached.
+        let mut others = self.workers.values().map(|w| &w.description);
+        match others.find(|other| other.worker_id != worker.worker_id) {
+            Some(pool) => Ok(layout.check(&pool.compatibility)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Replaces all that is known of a worker. Its next delta is number 1.
+    pub fn snapshot(&mut self, key: WorkerKey, load: Load, blocks: Vec<BlockHash>, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return;
+        };
+        worker.sync = Sync::Following { next: 1 };
+        worker.report(load, now);
+        self.index.clear(key);
+        for block in blocks {
+            self.index.insert(key, block);
+        }
+    }
+
+    /// Applies a change.
+    ///
+    /// # Errors
+    /// [`Gap`] once for each gap: ask the worker for a snapshot. Deltas that are still on their way
+    /// when the gap is found are ignored without another error.
+    pub fn delta(&mut self, key: WorkerKey, delta: Delta, now: Instant) -> Result<(), Gap> {
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return Ok(());
+        };
+        let expected = match worker.sync {
+            Sync::Following { next } => next,
+            Sync::AwaitingSnapshot { .. } => return Ok(()),
+        };
+        if delta.sequence != expected {
+            worker.sync = Sync::AwaitingSnapshot { had_snapshot: true };
+            return Err(Gap {
+                expected,
+                got: delta.sequence,
+            });
+        }
+        worker.sync = Sync::Following { next: expected + 1 };
+        worker.report(delta.load, now);
+        if delta.cleared {
+            self.index.clear(key);
+        }
+        for block in delta.removed {
+            self.index.remove(key, block);
+        }
+        for block in delta.stored {
+            self.index.insert(key, block);
+        }
+        Ok(())
+    }
+
+    /// The worker takes nothing new; what it has, it finishes.
+    pub fn drain(&mut self, key: WorkerKey) {
+        if let Some(worker) = self.workers.get_mut(&key) {
+            worker.draining = true;
+        }
+    }
+
+    /// Forgets a worker. `None` if it was replaced or detached before.
+    pub fn detach(&mut self, key: WorkerKey) -> Option<Description> {
+        let worker = self.workers.remove(&key)?;
+        self.index.remove_worker(key);
+        Some(worker.description)
+    }
+
+    pub fn get(&self, key: WorkerKey) -> Option<&Worker> {
+        self.workers.get(&key)
+    }
+
+    /// Attached workers of a role, draining ones included. In order of attachment.
+    pub fn workers(&self, role: Role) -> impl Iterator<Item = (WorkerKey, &Worker)> {
+        let of_role = move |w: &&Worker| w.description.role == role;
+        self.workers
+            .iter()
+            .map(|(&key, w)| (key, w))
+            .filter(move |(_, w)| of_role(w))
+    }
+
+    /// Workers of a role that take new requests. In order of attachment.
+    pub fn available(&self, role: Role) -> impl Iterator<Item = (WorkerKey, &Worker)> {
+        self.workers(role).filter(|(_, w)| w.is_available())
+    }
+
+    /// How many leading blocks each worker caches, for those that cache any. Sorted by worker.
+    pub fn matches(&self, hashes: &[BlockHash]) -> Vec<Match> {
+        self.index.matches(hashes)
+    }
+
+    /// Counts a request into a worker's load until the worker reports it or it ends.
+    pub fn assign(&mut self, key: WorkerKey, demand: Demand, now: Instant) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        if let Some(worker) = self.workers.get_mut(&key) {
+            worker.assign(ticket, demand, now);
+        }
+        ticket
+    }
+
+    /// The request ended, or moved on from this worker.
+    pub fn release(&mut self, key: WorkerKey, ticket: Ticket) {
+        if let Some(worker) = self.workers.get_mut(&key) {
+            worker.release(ticket);
+        }
+    }
+
+    /// (block, worker) pairs in the prefix index.
+    pub fn indexed_blocks(&self) -> usize {
+        self.index.entries()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,343 @@
+//! What a router counts. Names follow vLLM after the prefix `millrace_`; what only a router knows
+//! begins with `millrace_router_`. Every series carries `model_name`.
+//!
+//! Times are those a client sees at this router. How long a worker queued, computed or transferred
+//! is that worker's to say, but for the two it reports with a sequence's first token.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use millrace_telemetry::buckets;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::api::{FinishReason, RequestError};
+use crate::dispatch::AdmissionFull;
+use crate::fleet::Role;
+
+/// All metrics of a router, registered once.
+#[derive(Debug)]
+pub struct Metrics {
+    running: IntGauge,
+    waiting: IntGauge,
+    ttft: Histogram,
+    inter_token: Histogram,
+    e2e: Histogram,
+    queue: Histogram,
+    prefill: Histogram,
+    decode: Histogram,
+    prompt_tokens: IntCounter,
+    cached_prompt_tokens: IntCounter,
+    generation_tokens: IntCounter,
+    prompt_length: Histogram,
+    generation_length: Histogram,
+    success: IntCounterVec,
+    failures: IntCounterVec,
+    workers: IntGaugeVec,
+    indexed_blocks: IntGauge,
+    membership: IntCounterVec,
+    pairings: IntCounterVec,
+    overlap_tokens: IntCounterVec,
+    paired_tokens: IntCounter,
+    admission_rejections: IntCounterVec,
+    replays: IntCounterVec,
+    prefill_retries: IntCounter,
+}
+
+/// What happened to a worker's membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MembershipEvent {
+    Admitted,
+    Rejected,
+    /// A gap in its deltas was seen.
+    Resync,
+    Detached,
+}
+
+/// How a sequence ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Finished(FinishReason),
+    /// The client went away.
+    Aborted,
+}
+
+impl Metrics {
+    /// # Errors
+    /// A name is registered already: a registry serves one router.
+    pub fn new(registry: &Registry, model_name: &str) -> Result<Metrics, prometheus::Error> {
+        let make = Maker {
+            registry,
+            model_name,
+        };
+        Ok(Metrics {
+            running: make.gauge("num_requests_running", "Sequences with the workers")?,
+            waiting: make.gauge(
+                "num_requests_waiting",
+                "Sequences that wait for a turn here",
+            )?,
+            ttft: make.seconds(
+                "time_to_first_token_seconds",
+                "From a request's arrival to its first token",
+            )?,
+            inter_token: make.seconds(
+                "inter_token_latency_seconds",
+                "Between two tokens of a sequence; tokens that come together share the time evenly",
+            )?,
+            e2e: make.seconds(
+                "e2e_request_latency_seconds",
+                "From a request's arrival to its end, failed and aborted ones left out",
+            )?,
+            queue: make.seconds("request_queue_time_seconds", "Waiting for a turn here")?,
+            prefill: make.seconds(
+                "request_prefill_time_seconds",
+                "From reserved pages to the first token, as the decode worker says",
+            )?,
+            decode: make.seconds(
+                "request_decode_time_seconds",
+                "From a sequence's first token to its last",
+            )?,
+            prompt_tokens: make
+                .counter("prompt_tokens_total", "Prompt tokens of requests begun")?,
+            cached_prompt_tokens: make.counter(
+                "prompt_tokens_cached_total",
+                "Prompt tokens found in a prefix cache, as the workers say",
+            )?,
+            generation_tokens: make.counter(
+                "generation_tokens_total",
+                "Generated tokens given to clients",
+            )?,
+            prompt_length: make.tokens("request_prompt_tokens", "Prompt tokens of a request")?,
+            generation_length: make.tokens(
+                "request_generation_tokens",
+                "Generated tokens of a finished sequence",
+            )?,
+            success: make.counters(
+                "request_success_total",
+                "Sequences that ended: stop, length, or abort when the client went away",
+                &["finished_reason"],
+            )?,
+            failures: make.counters(
+                "request_failures_total",
+                "Requests answered with an error",
+                &["reason"],
+            )?,
+            workers: make.gauges("router_workers", "Attached workers", &["role"])?,
+            indexed_blocks: make.gauge(
+                "router_prefix_index_blocks",
+                "Entries (block, worker) in the prefix index",
+            )?,
+            membership: make.counters(
+                "router_membership_events_total",
+                "Workers admitted, rejected, resynchronised, detached",
+                &["event"],
+            )?,
+            pairings: make.counters(
+                "router_pairings_total",
+                "Sequences given to workers: split, or aggregated where decode prefills too",
+                &["kind"],
+            )?,
+            overlap_tokens: make.counters(
+                "router_pairing_overlap_tokens_total",
+                "Tokens of paired sequences expected in the chosen workers' prefix caches",
+                &["role"],
+            )?,
+            paired_tokens: make
+                .counter("router_pairing_tokens_total", "Tokens of paired sequences")?,
+            admission_rejections: make.counters(
+                "router_admission_rejections_total",
+                "Requests refused because too much was waiting",
+                &["reason"],
+            )?,
+            replays: make.counters(
+                "router_replays_total",
+                "Attempts at a decode worker that failed and were made again",
+                &["reason"],
+            )?,
+            prefill_retries: make.counter(
+                "router_prefill_retries_total",
+                "Attempts that failed at the prefill worker and were made again",
+            )?,
+        })
+    }
+
+    /// Sequences that run and that wait for a turn.
+    pub fn admission(&self, running: u32, waiting: u32) {
+        self.running.set(running.into());
+        self.waiting.set(waiting.into());
+    }
+
+    pub fn admission_refused(&self, full: AdmissionFull) {
+        self.admission_rejections
+            .with_label_values(&[full.label()])
+            .inc();
+    }
+
+    /// A request passed admission after `queued`.
+    pub fn begun(&self, prompt_tokens: usize, queued: Duration) {
+        self.prompt_tokens.inc_by(prompt_tokens as u64);
+        self.prompt_length.observe(prompt_tokens as f64);
+        self.queue.observe(queued.as_secs_f64());
+    }
+
+    pub fn first_token(&self, since_arrival: Duration) {
+        self.ttft.observe(since_arrival.as_secs_f64());
+    }
+
+    /// As the workers say: cached prompt tokens, and the time to compute the rest.
+    pub fn prompt_done(&self, cached_tokens: u32, prefill: Option<Duration>) {
+        self.cached_prompt_tokens.inc_by(cached_tokens.into());
+        if let Some(prefill) = prefill {
+            self.prefill.observe(prefill.as_secs_f64());
+        }
+    }
+
+    /// `count` tokens came, `after` the ones before them (`None` for the first).
+    pub fn tokens(&self, count: usize, after: Option<Duration>) {
+        self.generation_tokens.inc_by(count as u64);
+        if let Some(after) = after {
+            let each = after.as_secs_f64() / count.max(1) as f64;
+            for _ in 0..count {
+                self.inter_token.observe(each);
+            }
+        }
+    }
+
+    /// A sequence ended with `tokens` generated, `decoding` after its first one.
+    pub fn sequence_ended(&self, outcome: Outcome, tokens: u32, decoding: Option<Duration>) {
+        let reason = match outcome {
+            Outcome::Finished(FinishReason::Stop) => "stop",
+            Outcome::Finished(FinishReason::Length) => "length",
+            Outcome::Aborted => "abort",
+        };
+        self.success.with_label_values(&[reason]).inc();
+        if let Outcome::Finished(_) = outcome {
+            self.generation_length.observe(tokens.into());
+            if let Some(decoding) = decoding {
+                self.decode.observe(decoding.as_secs_f64());
+            }
+        }
+    }
+
+    /// All of a request's sequences finished.
+    pub fn finished(&self, since_arrival: Duration) {
+        self.e2e.observe(since_arrival.as_secs_f64());
+    }
+
+    pub fn failed(&self, error: &RequestError) {
+        let reason = match error {
+            RequestError::Invalid { .. } => "invalid",
+            RequestError::UnknownModel { .. } => "unknown_model",
+            RequestError::Overloaded { .. } => "overloaded",
+            RequestError::Unavailable { .. } => "unavailable",
+            RequestError::Deadline { .. } => "deadline",
+            RequestError::Internal { .. } => "internal",
+        };
+        self.failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Attached workers of a role.
+    pub fn workers(&self, role: Role, count: usize) {
+        self.workers
+            .with_label_values(&[role.as_str()])
+            .set(count as i64);
+    }
+
+    pub fn indexed_blocks(&self, count: usize) {
+        self.indexed_blocks.set(count as i64);
+    }
+
+    pub fn membership(&self, event: MembershipEvent) {
+        let event = match event {
+            MembershipEvent::Admitted => "admitted",
+            MembershipEvent::Rejected => "rejected",
+            MembershipEvent::Resync => "resync",
+            MembershipEvent::Detached => "detached",
+        };
+        self.membership.with_label_values(&[event]).inc();
+    }
+
+    /// A sequence of `tokens` was given to workers; overlaps are expected cache hits in tokens.
+    pub fn paired(&self, tokens: u32, decode_overlap: u32, prefill_overlap: Option<u32>) {
+        self.paired_tokens.inc_by(tokens.into());
+        let overlap = |role: Role, tokens: u32| {
+            self.overlap_tokens
+                .with_label_values(&[role.as_str()])
+                .inc_by(tokens.into());
+        };
+        overlap(Role::Decode, decode_overlap);
+        if let Some(tokens) = prefill_overlap {
+            overlap(Role::Prefill, tokens);
+        }
+        let kind = if prefill_overlap.is_some() {
+            "split"
+        } else {
+            "aggregated"
+        };
+        self.pairings.with_label_values(&[kind]).inc();
+    }
+
+    pub fn replayed(&self, reason: &str) {
+        self.replays.with_label_values(&[reason]).inc();
+    }
+
+    pub fn prefill_retried(&self) {
+        self.prefill_retries.inc();
+    }
+}
+
+/// Makes and registers metrics with the prefix and the model's name.
+struct Maker<'a> {
+    registry: &'a Registry,
+    model_name: &'a str,
+}
+
+type Made<T> = Result<T, prometheus::Error>;
+
+impl Maker<'_> {
+    fn opts(&self, name: &str, help: &str) -> Opts {
+        let labels = HashMap::from([("model_name".to_owned(), self.model_name.to_owned())]);
+        Opts::new(name, help)
+            .namespace("millrace")
+            .const_labels(labels)
+    }
+
+    fn register<T: prometheus::core::Collector + Clone + 'static>(&self, metric: T) -> Made<T> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Made<IntGauge> {
+        self.register(IntGauge::with_opts(self.opts(name, help))?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntGaugeVec> {
+        self.register(IntGaugeVec::new(self.opts(name, help), labels)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Made<IntCounter> {
+        self.register(IntCounter::with_opts(self.opts(name, help))?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntCounterVec> {
+        self.register(IntCounterVec::new(self.opts(name, help), labels)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Made<Histogram> {
+        let opts = HistogramOpts {
+            common_opts: self.opts(name, help),
+            buckets: buckets.to_vec(),
+        };
+        self.register(Histogram::with_opts(opts)?)
+    }
+
+    /// 1 ms to 100 s.
+    fn seconds(&self, name: &str, help: &str) -> Made<Histogram> {
+        self.histogram(name, help, &buckets::SECONDS)
+    }
+
+    fn tokens(&self, name: &str, help: &str) -> Made<Histogram> {
+        self.histogram(name, help, &buckets::TOKENS)
+    }
+}

@@ -1,0 +1,193 @@
+//! A router on loopback, and workers that speak the real contracts to it.
+//!
+//! A worker here has no model: its next token is a hash of the seed and all tokens before, so that
+//! any worker continues any sequence the same way, as real ones do.
+#![allow(dead_code)] // Each test file uses its own part.
+
+pub mod worker;
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::StreamExt;
+use millrace_router::api::{
+    CompletionRequest, Event, EventStream, Finish, Prompt, RequestError, SamplingRequest,
+};
+use millrace_router::assemble::{Parts, assemble};
+use millrace_router::config::{AdmissionLimits, Limits, RetryLimits};
+use millrace_router::fleet::membership;
+use millrace_router::frontend::{Frontend, ServedModel};
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tonic::transport::server::TcpIncoming;
+
+pub fn model() -> Arc<ServedModel> {
+    static MODEL: OnceLock<Arc<ServedModel>> = OnceLock::new();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-r1");
+    MODEL
+        .get_or_init(|| ServedModel::load(&dir, None, None).unwrap().into())
+        .clone()
+}
+
+/// A router with its membership port open.
+pub struct Router {
+    pub frontend: Frontend,
+    pub address: String,
+    registry: Registry,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// Generous enough for a busy machine, where nothing is meant to run out.
+pub fn limits() -> Limits {
+    let retry = RetryLimits {
+        worker_wait: Duration::from_secs(60),
+        leave_out: Duration::from_millis(10),
+        ..RetryLimits::default()
+    };
+    Limits {
+        retry,
+        ..Limits::default()
+    }
+}
+
+pub fn one_at_a_time(max_waiting: u32) -> Limits {
+    let admission = AdmissionLimits {
+        max_running: 1,
+        max_waiting,
+        ..AdmissionLimits::default()
+    };
+    Limits {
+        admission,
+        ..limits()
+    }
+}
+
+impl Router {
+    pub async fn start(limits: Limits) -> Router {
+        let registry = Registry::new();
+        let Parts {
+            frontend,
+            roster,
+            metrics,
+        } = assemble(&limits, model(), &registry).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tokio::spawn(async move {
+            let service = membership::service(roster, metrics);
+            let incoming = TcpIncoming::from(listener);
+            membership::server()
+                .add_service(service)
+                .serve_with_incoming(incoming)
+                .await
+                .unwrap();
+        });
+        Router {
+            frontend,
+            address,
+            registry,
+            server,
+        }
+    }
+
+    pub async fn complete(&self, request: CompletionRequest) -> Result<EventStream, RequestError> {
+        self.frontend.complete(request).await
+    }
+
+    /// The sum of a metric's series whose labels include `label` (`""`: all).
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap();
+        let of_name = |line: &&str| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+        };
+        text.lines()
+            .filter(of_name)
+            .filter(|line| line.contains(label))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Waits for a metric to have a value.
+    pub async fn until(&self, name: &str, label: &str, value: f64) {
+        while self.metric(name, label) != value {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub async fn until_workers(&self, decode: usize, prefill: usize) {
+        self.until("millrace_router_workers", "decode", decode as f64)
+            .await;
+        self.until("millrace_router_workers", "prefill", prefill as f64)
+            .await;
+    }
+}
+
+/// A greedy-looking request for `max_tokens` after `tokens`.
+pub fn request(tokens: &[u32], max_tokens: u32) -> CompletionRequest {
+    CompletionRequest {
+        prompt: Prompt::Tokens(tokens.to_vec()),
+        sampling: SamplingRequest {
+            max_tokens: Some(max_tokens),
+            seed: Some(7),
+            ..SamplingRequest::default()
+        },
+        ..CompletionRequest::default()
+    }
+}
+
+/// One choice's events joined.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub text: String,
+    pub token_ids: Vec<u32>,
+    pub finish: Option<Finish>,
+}
+
+impl Answer {
+    pub fn add(&mut self, event: Event) {
+        self.text.push_str(&event.text);
+        self.token_ids.extend(event.token_ids);
+        self.finish = self.finish.take().or(event.finish);
+    }
+}
+
+/// Reads to the end of the stream, by choice.
+pub async fn read_all(
+    mut stream: EventStream,
+    choices: usize,
+) -> Result<Vec<Answer>, RequestError> {
+    let mut answers: Vec<Answer> = (0..choices).map(|_| Answer::default()).collect();
+    while let Some(event) = stream.next().await {
+        let event = event?;
+        answers[event.index as usize].add(event);
+    }
+    Ok(answers)
+}
+
+/// Reads at least `count` tokens.
+pub async fn read_tokens(stream: &mut EventStream, count: usize) -> Answer {
+    let mut answer = Answer::default();
+    while answer.token_ids.len() < count {
+        answer.add(stream.next().await.expect("the stream goes on").unwrap());
+    }
+    answer
+}
+
+/// What any worker generates after `prompt` with `seed`.
+pub fn expected(prompt: &[u32], seed: u64, count: usize) -> Vec<u32> {
+    let mut all = prompt.to_vec();
+    for _ in 0..count {
+        all.push(worker::next_token(seed, &all));
+    }
+    all.split_off(prompt.len())
+}
