@@ -35,8 +35,8 @@ impl Wire {
 
 #[derive(Debug, Clone)]
 pub struct TargetConfig {
-    /// Addresses that grants name, best first. Empty: the bound address, which must then not be
-    /// the unspecified one (0.0.0.0 or ::).
+    /// Addresses that grants name, best first; port 0 stands for the bound port. Empty: the bound
+    /// address, which must then not be the unspecified one (0.0.0.0 or ::).
     pub advertise: Vec<SocketAddr>,
     /// Also listen for peers of this machine and offer them shared memory.
     pub shm: bool,

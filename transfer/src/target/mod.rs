@@ -5,6 +5,8 @@ mod end;
 mod handshake;
 mod landing;
 mod receiver;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -107,7 +109,14 @@ impl Target {
 fn advertised(config: &TargetConfig, bound: SocketAddr) -> Result<Vec<SocketAddr>, BindError> {
     let addresses = match config.advertise.as_slice() {
         [] => vec![bound],
-        advertise => advertise.to_vec(),
+        // Who advertises a host without a port means the one that is listened on.
+        advertise => advertise
+            .iter()
+            .map(|address| match address.port() {
+                0 => SocketAddr::new(address.ip(), bound.port()),
+                _ => *address,
+            })
+            .collect(),
     };
     if addresses.len() > MAX_ADDRESSES {
         return Err(BindError::TooManyAddresses {
