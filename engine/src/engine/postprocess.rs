@@ -106,12 +106,13 @@ impl<B: Backend> Engine<B> {
             result.output.tokens.extend(output.tokens);
             result.output.start = result.output.start.take().or(output.start);
             result.output.finish = output.finish;
+            // Right also where it is the end token, after which nothing goes on.
+            self.counters.drafts_accepted += u64::from(right);
             if output.finish.is_some() || !right {
                 break;
             }
             // The draft was the token to come, so its row counts, and so do its logits.
             result.valid_rows += 1;
-            self.counters.drafts_accepted += 1;
         }
         result.goes_on = result.output.finish.is_none();
         result
