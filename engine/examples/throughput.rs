@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! cargo run --release -p millrace-engine --example throughput -- DIR [--threads N] [--prompt N] \
-//!     [--output N] [--batch N] [--repeat N] [--mtp]
+//!     [--output N] [--batch N] [--repeat N] [--chunk N] [--seed N] [--mtp] [--tokens]
 //! ```
 //! Prints one JSON line. Best and median of the repetitions; prompts are random token ids.
 
 use std::time::Instant;
 
 use millrace_engine::{
-    Engine, EngineConfig, Kind, Request, RequestId, SamplingParams, engine::Pending,
+    Engine, EngineConfig, Event, Kind, Request, RequestId, SamplingParams, engine::Pending,
 };
 use millrace_kernels::cpu::CpuBackend;
 use millrace_model::checkpoint::Checkpoint;
@@ -45,9 +45,10 @@ fn main() {
         Engine::load(CpuBackend::new(threads), &checkpoint, config, &mut |_| {}).expect("it loads");
 
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let mut tokens_out = Vec::new();
     for round in 0..repeat {
         for sequence in 0..batch {
-            let mut state = (round * batch + sequence) as u32 + 1;
+            let mut state = (number("--seed", 1) + round * batch + sequence) as u32;
             let tokens = (0..prompt)
                 .map(|_| {
                     state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -74,13 +75,13 @@ fn main() {
         let start = Instant::now();
         // Prefill ends when every sequence has its first token.
         while engine.status().waiting_tokens > batch || engine.status().waiting > 0 {
-            engine.step();
+            collect(engine.step(), &mut tokens_out);
         }
         let prefilled = start.elapsed();
         let generated = engine.counters().generated_tokens - before;
         let start = Instant::now();
         while engine.pending() == Pending::Runnable {
-            engine.step();
+            collect(engine.step(), &mut tokens_out);
         }
         let rest = engine.counters().generated_tokens - before - generated;
         prefill.push((batch * prompt) as f64 / prefilled.as_secs_f64());
@@ -91,9 +92,14 @@ fn main() {
         json!({ "best": values[values.len() - 1], "median": values[values.len() / 2] })
     };
     let drafts = engine.counters();
+    let tokens = rest
+        .iter()
+        .any(|argument| argument == "--tokens")
+        .then_some(tokens_out);
     println!(
         "{}",
         json!({
+            "tokens": tokens,
             "threads": threads, "batch": batch, "prompt": prompt, "output": output,
             "prefill_tokens_per_second": summary(&mut prefill),
             "decode_tokens_per_second": summary(&mut decode),
@@ -101,4 +107,12 @@ fn main() {
             "kv_bytes_per_token_and_layer": engine.pool().memory().layout().row_bytes(),
         })
     );
+}
+
+fn collect(events: Vec<Event>, tokens: &mut Vec<u32>) {
+    for event in events {
+        if let Event::Output { output, .. } = event {
+            tokens.extend(output.tokens.iter().map(|token| token.id));
+        }
+    }
 }

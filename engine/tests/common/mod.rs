@@ -14,7 +14,7 @@ use millrace_kernels::{KvDtype, cpu::CpuBackend};
 use millrace_model::checkpoint::Checkpoint;
 use safetensors::SafeTensors;
 
-pub const FAMILIES: [&str; 9] = [
+pub const FAMILIES: [&str; 10] = [
     "deepseek_v2_lite",
     "deepseek_v2",
     "deepseek_v3",
@@ -24,6 +24,7 @@ pub const FAMILIES: [&str; 9] = [
     "qwen2_tied",
     "llama",
     "qwen3",
+    "qwen3_attn_factor",
 ];
 
 pub fn golden_dir(family: &str) -> PathBuf {
