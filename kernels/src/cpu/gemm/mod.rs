@@ -2,13 +2,13 @@
 //!
 //! An output is one chain: for each block of inputs (128, or a scale block) a partial sum of fused
 //! multiply-adds in input order, then `out += partial * scale`. Nothing else enters it, so it is the
-//! same bits whichever kernel computes it, beside whichever other rows.
+//! same bits beside whichever other rows, and however the loops around it are cut.
 //!
-//! Two kernels: [`stream`] for a few rows widens weights in registers as they come from memory;
-//! [`tiles`] for many rows widens a block of weights once and packs the activations.
+//! Activations are read where they are. Weights come from memory once a chunk of rows and then stay
+//! in the second-level cache while the chunk's rows pass over them, [`MAX_ROWS`] at a time.
 
-mod stream;
-mod tiles;
+mod kernel;
+mod weights;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,11 +16,9 @@ use std::ops::Range;
 use super::buffer::Floats;
 use super::elementwise;
 use super::pack::{Format, Packed};
-use super::simd::{Isa, LANES, Simd};
+use super::simd::{Isa, LANES};
 use super::tensor::{Input, Output};
-
-/// Rows from which packing activations pays.
-const TILED_FROM: usize = 9;
+use kernel::{MAX_ROWS, Product};
 
 /// What becomes of the products of a row.
 #[derive(Clone, Copy)]
@@ -35,9 +33,7 @@ pub(super) enum Finish<'a> {
 /// Buffers of one thread; they grow to what the largest product needs and stay.
 #[derive(Default)]
 struct Scratch {
-    /// Packed activations.
-    rows: Floats,
-    /// One block of widened weights.
+    /// Widened weights.
     weights: Floats,
     /// Products that are not stored as they are.
     products: Floats,
@@ -47,7 +43,17 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Rows `rows` and panels `panels` of `out = x W^T`, on this thread. `x` begins at its first column.
+/// Rows that pass over weights in the cache before the next weights come.
+const CHUNK_ROWS: usize = 24 * MAX_ROWS;
+/// Weights that stay in the second-level cache, and panels of them at most.
+const GROUP_BYTES: usize = 256 << 10;
+const GROUP_PANELS: usize = 16;
+/// FP8 takes long to widen: passes from which it pays to do it once, into a buffer.
+const WIDEN_FROM: usize = 3;
+
+/// Rows `rows` and panels `panels` of `out = x W^T`, on this thread.
+///
+/// With [`Finish::SiluMul`] the range of panels begins at an even one.
 pub(super) fn product(
     isa: Isa,
     w: &Packed,
@@ -58,290 +64,204 @@ pub(super) fn product(
     finish: Finish<'_>,
 ) {
     assert!(panels.end <= w.panels() && rows.end <= x.rows);
+    if rows.is_empty() || panels.is_empty() {
+        return;
+    }
+    // Whole panels can be written in place, the others by way of a buffer.
+    let whole = match finish {
+        Finish::Store { .. } => (w.outputs / LANES).clamp(panels.start, panels.end),
+        Finish::SiluMul { .. } => panels.start,
+    };
     SCRATCH.with_borrow_mut(|scratch| {
-        if rows.len() < TILED_FROM {
-            few_rows(isa, w, panels, x, rows, out, finish, scratch);
-        } else {
-            many_rows(isa, w, panels, x, rows, out, finish, scratch);
+        let chunk_count = rows.len().div_ceil(CHUNK_ROWS);
+        for chunk in even_chunks(rows, chunk_count) {
+            let plan = Plan::new(w, chunk.len());
+            for group in chunks(panels.start..whole, plan.panels) {
+                let (first, width) = (group.start * LANES, group.len() * LANES);
+                let to = out.ptr(chunk.start, first, width);
+                // The last row lies inside as well.
+                out.ptr(chunk.end - 1, first, width);
+                // SAFETY: `to` has the chunk's rows of `width` values, which are this task's own.
+                unsafe {
+                    plan.run(
+                        isa,
+                        w,
+                        &group,
+                        x,
+                        &chunk,
+                        &mut scratch.weights,
+                        to,
+                        out.stride(),
+                    )
+                };
+                if let Finish::Store { bias: Some(bias) } = finish {
+                    for row in chunk.clone() {
+                        // SAFETY: as above.
+                        let out = unsafe { out.slice(row, first, width) };
+                        elementwise::add(out, &bias[first..][..width]);
+                    }
+                }
+            }
+            for group in chunks(whole..panels.end, plan.panels) {
+                let stride = group.len() * LANES;
+                let products = scratch.products.at_least(chunk.len() * stride);
+                let to = products.as_mut_ptr();
+                // SAFETY: the buffer has the chunk's rows of `stride` values.
+                unsafe { plan.run(isa, w, &group, x, &chunk, &mut scratch.weights, to, stride) };
+                for (row, product) in chunk.clone().zip(products.chunks_exact(stride)) {
+                    store(isa, w, &group, row, product, out, finish);
+                }
+            }
         }
     })
 }
 
-/// Weights of a group of panels stay in the second-level cache while rows pass over them.
-const GROUP_BYTES: usize = 256 << 10;
-
-#[allow(clippy::too_many_arguments)]
-fn few_rows(
-    isa: Isa,
-    w: &Packed,
-    panels: Range<usize>,
-    x: &Input<'_>,
-    rows: Range<usize>,
-    out: &Output,
-    finish: Finish<'_>,
-    scratch: &mut Scratch,
-) {
-    let pieces = rows.len().div_ceil(stream::MAX_ROWS);
-    let group = if pieces == 1 {
-        w.panels()
-    } else {
-        (GROUP_BYTES / w.panel_bytes().max(1)).max(4) & !3
-    };
-    for group in chunks(panels, group) {
-        for piece in even_chunks(rows.clone(), pieces) {
-            // Whole panels can be written in place, the others by way of a buffer.
-            let whole = match finish {
-                Finish::Store { .. } => {
-                    group.start..group.end.min(w.outputs / LANES).max(group.start)
-                }
-                Finish::SiluMul { .. } => group.start..group.start,
-            };
-            if !whole.is_empty() {
-                let width = whole.len() * LANES;
-                let to = out.ptr(piece.start, whole.start * LANES, width);
-                out.ptr(piece.end - 1, whole.start * LANES, width);
-                // SAFETY: rows and columns lie inside `out` (asked above) and are this task's own.
-                unsafe { stream::run(isa, w, whole.clone(), x, piece.clone(), to, out.stride()) };
-            }
-            if whole.end < group.end {
-                let rest = whole.end..group.end;
-                let stride = rest.len() * LANES;
-                let products = scratch.products.at_least(piece.len() * stride);
-                // SAFETY: `products` holds `piece.len()` rows of `stride`.
-                unsafe {
-                    stream::run(
-                        isa,
-                        w,
-                        rest.clone(),
-                        x,
-                        piece.clone(),
-                        products.as_mut_ptr(),
-                        stride,
-                    )
-                };
-                copy_out(isa, w, rest, piece.clone(), products, stride, out, finish);
-            }
-            add_bias(whole, piece, out, finish);
-        }
-    }
+/// How a chunk of rows is computed.
+struct Plan {
+    /// Passes over the weights, each of [`MAX_ROWS`] rows at most.
+    passes: usize,
+    /// Panels and blocks of inputs of a group.
+    panels: usize,
+    blocks: usize,
+    /// Format that the innermost loops read.
+    format: Format,
 }
 
-/// Packed activations of a chunk stay in the second-level cache while weights pass over them.
-const CHUNK_BYTES: usize = 512 << 10;
-
-#[allow(clippy::too_many_arguments)]
-fn many_rows(
-    isa: Isa,
-    w: &Packed,
-    panels: Range<usize>,
-    x: &Input<'_>,
-    rows: Range<usize>,
-    out: &Output,
-    finish: Finish<'_>,
-    scratch: &mut Scratch,
-) {
-    let shape = tiles::Shape::of(isa);
-    let most = (CHUNK_BYTES / (w.inputs.max(1) * 4)).clamp(2 * shape.rows, 20 * shape.rows);
-    let chunks_needed = rows.len().div_ceil(most);
-    for chunk in even_chunks(rows, chunks_needed) {
-        let plan = tiles::Plan::new(chunk.len(), shape.rows);
-        tiles::pack_rows(x, chunk.clone(), &plan, w.inputs, &mut scratch.rows);
-        for group in chunks(panels.clone(), 2) {
-            let in_place = matches!(finish, Finish::Store { .. }) && group.end * LANES <= w.outputs;
-            let width = group.len() * LANES;
-            let (to, stride) = if in_place {
-                out.ptr(chunk.end - 1, group.start * LANES, width);
-                (
-                    out.ptr(chunk.start, group.start * LANES, width),
-                    out.stride(),
-                )
-            } else {
-                (
-                    scratch.products.at_least(chunk.len() * width).as_mut_ptr(),
-                    width,
-                )
+impl Plan {
+    fn new(w: &Packed, rows: usize) -> Plan {
+        let passes = rows.div_ceil(MAX_ROWS);
+        if passes == 1 {
+            return Plan {
+                passes,
+                panels: usize::MAX,
+                blocks: w.k_blocks(),
+                format: w.format,
             };
-            // SAFETY: `to` holds the chunk's rows of `width` values, `stride` apart, this task's own.
-            unsafe {
-                tiles::run(
-                    isa,
-                    w,
-                    group.clone(),
-                    &plan,
-                    &scratch.rows,
-                    &mut scratch.weights,
-                    to,
+        }
+        let widen = w.format == Format::Fp8 && passes >= WIDEN_FROM;
+        let format = if widen { Format::F32 } else { w.format };
+        // Few panels of all inputs, or if these are many, fewer inputs of at least four panels.
+        let panel_bytes = w.inputs * LANES * format.bytes();
+        let panels = (GROUP_BYTES / panel_bytes).clamp(4, GROUP_PANELS) & !1;
+        let block_bytes = w.k_block * LANES * format.bytes() * panels;
+        Plan {
+            passes,
+            panels,
+            blocks: (GROUP_BYTES / block_bytes).max(1),
+            format,
+        }
+    }
+
+    /// Products of all rows of `chunk` and the panels of `group`.
+    ///
+    /// # Safety
+    /// `to` has the chunk's rows of the group's columns, `stride` apart, which nobody else touches.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn run(
+        &self,
+        isa: Isa,
+        w: &Packed,
+        group: &Range<usize>,
+        x: &Input<'_>,
+        chunk: &Range<usize>,
+        widened: &mut Floats,
+        to: *mut f32,
+        stride: usize,
+    ) {
+        for blocks in chunks(0..w.k_blocks(), self.blocks) {
+            let (first, last) = (
+                blocks.start * w.k_block,
+                (blocks.end * w.k_block).min(w.inputs),
+            );
+            let stored = w.panel(group.start)[first * LANES * w.format.bytes()..].as_ptr();
+            let (weights, panel_bytes) = if self.format == w.format {
+                (stored, w.panel_bytes())
+            } else {
+                let len = (last - first) * LANES;
+                let widened = widened.at_least(group.len() * len);
+                for (panel, to) in widened.chunks_exact_mut(len).enumerate() {
+                    // SAFETY: the group's panels follow one another; each holds these inputs.
+                    unsafe {
+                        let from = stored.add(panel * w.panel_bytes());
+                        kernel::widen(isa, w.format, from, last - first, to);
+                    }
+                }
+                (widened.as_ptr().cast(), len * size_of::<f32>())
+            };
+            let scales = w.panel_scales(group.start);
+            for rows in even_chunks(chunk.clone(), self.passes) {
+                let mut inputs = [std::ptr::null(); MAX_ROWS];
+                for (input, row) in inputs.iter_mut().zip(rows.clone()) {
+                    *input = x.row(row)[first..last].as_ptr();
+                }
+                let product = Product {
+                    format: self.format,
+                    weights,
+                    panel_bytes,
+                    panels: group.len(),
+                    inputs: last - first,
+                    block: w.k_block,
+                    scales: scales.map_or(std::ptr::null(), |s| s[blocks.start * LANES..].as_ptr()),
+                    panel_scales: w.k_blocks() * LANES,
+                    x: inputs,
+                    rows: rows.len(),
+                    resume: blocks.start > 0,
+                    // SAFETY: inside what the caller gave.
+                    to: unsafe { to.add((rows.start - chunk.start) * stride) },
                     stride,
-                )
-            };
-            if in_place {
-                add_bias(group, chunk.clone(), out, finish);
-            } else {
-                let products = scratch.products.at_least(chunk.len() * width);
-                copy_out(isa, w, group, chunk.clone(), products, stride, out, finish);
+                };
+                // SAFETY: weights, scales and rows are sliced above; `to` is the caller's.
+                unsafe { product.run(isa) };
             }
         }
     }
 }
 
-/// Moves buffered products of `panels` (row-major, `stride` apart) to their place in `out`.
-#[allow(clippy::too_many_arguments)]
-fn copy_out(
+/// Puts one row of buffered products of `panels` where it belongs.
+fn store(
     isa: Isa,
     w: &Packed,
-    panels: Range<usize>,
-    rows: Range<usize>,
-    products: &[f32],
-    stride: usize,
+    panels: &Range<usize>,
+    row: usize,
+    product: &[f32],
     out: &Output,
     finish: Finish<'_>,
 ) {
-    for (row, product) in rows.zip(products.chunks_exact(stride)) {
-        match finish {
-            Finish::Store { bias } => {
-                let first = panels.start * LANES;
-                let width = (panels.end * LANES).min(w.outputs) - first;
-                // SAFETY: these columns of this row are this task's own.
-                let out = unsafe { out.slice(row, first, width) };
-                out.copy_from_slice(&product[..width]);
-                if let Some(bias) = bias {
-                    add_to(out, &bias[first..]);
-                }
+    match finish {
+        Finish::Store { bias } => {
+            let first = panels.start * LANES;
+            let width = (panels.end * LANES).min(w.outputs) - first;
+            // SAFETY: these columns of this row are the calling task's own.
+            let out = unsafe { out.slice(row, first, width) };
+            out.copy_from_slice(&product[..width]);
+            if let Some(bias) = bias {
+                elementwise::add(out, &bias[first..][..width]);
             }
-            Finish::SiluMul { inter } => {
-                for (pair, product) in product.chunks_exact(2 * LANES).enumerate() {
-                    let first = (panels.start / 2 + pair) * LANES;
-                    let width = LANES.min(inter - first);
-                    // SAFETY: as above.
-                    let out = unsafe { out.slice(row, first, width) };
-                    elementwise::silu_mul(isa, &product[..width], &product[LANES..][..width], out);
-                }
+        }
+        Finish::SiluMul { inter } => {
+            for (pair, product) in product.chunks_exact(2 * LANES).enumerate() {
+                let first = (panels.start / 2 + pair) * LANES;
+                let width = LANES.min(inter - first);
+                // SAFETY: as above.
+                let out = unsafe { out.slice(row, first, width) };
+                elementwise::silu_mul(isa, &product[..width], &product[LANES..][..width], out);
             }
         }
     }
-}
-
-fn add_bias(panels: Range<usize>, rows: Range<usize>, out: &Output, finish: Finish<'_>) {
-    let Finish::Store { bias: Some(bias) } = finish else {
-        return;
-    };
-    for row in rows {
-        // SAFETY: these columns of this row are the calling task's own.
-        let out = unsafe { out.slice(row, panels.start * LANES, panels.len() * LANES) };
-        add_to(out, &bias[panels.start * LANES..]);
-    }
-}
-
-fn add_to(out: &mut [f32], delta: &[f32]) {
-    out.iter_mut()
-        .zip(delta)
-        .for_each(|(out, delta)| *out += delta);
 }
 
 /// `range` in chunks of `size`, the last one shorter.
 pub(super) fn chunks(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
     range
-        .clone()
         .step_by(size.max(1))
-        .map(move |start| start..(start + size.max(1)).min(range.end))
+        .map(move |start| start..start.saturating_add(size.max(1)).min(end))
 }
 
 /// `range` in `count` chunks whose sizes differ by one at most.
 pub(super) fn even_chunks(range: Range<usize>, count: usize) -> impl Iterator<Item = Range<usize>> {
-    let at = move |i: usize| range.start + range.len() * i / count;
-    let at2 = at.clone();
-    (0..count).map(move |i| at(i)..at2(i + 1))
+    (0..count).map(move |i| {
+        let at = |i: usize| range.start + range.len() * i / count;
+        at(i)..at(i + 1)
+    })
 }
-
-/// How a kernel reads weights: two inputs at a time.
-pub(super) trait Weights {
-    /// Bytes of sixteen columns of two inputs.
-    const PAIR_BYTES: usize;
-    const SCALED: bool;
-
-    /// Sixteen columns of two neighbouring inputs.
-    ///
-    /// # Safety
-    /// As for [`Simd`]; `from` holds `PAIR_BYTES`.
-    unsafe fn pair<S: Simd>(from: *const u8) -> (S::V, S::V);
-
-    /// Sixteen columns of one input: the first of a pair, or any where inputs do not share words.
-    ///
-    /// # Safety
-    /// As for [`pair`](Self::pair).
-    unsafe fn single<S: Simd>(from: *const u8) -> S::V;
-}
-
-macro_rules! weights {
-    ($name:ident, $pair_bytes:expr, $scaled:expr, |$from:ident| $pair:expr, $single:expr) => {
-        pub(super) struct $name;
-        impl Weights for $name {
-            const PAIR_BYTES: usize = $pair_bytes;
-            const SCALED: bool = $scaled;
-            #[inline(always)]
-            unsafe fn pair<S: Simd>($from: *const u8) -> (S::V, S::V) {
-                // SAFETY: the caller's; a pair is all inside `PAIR_BYTES`.
-                unsafe { $pair }
-            }
-            #[inline(always)]
-            unsafe fn single<S: Simd>($from: *const u8) -> S::V {
-                // SAFETY: the caller's.
-                unsafe { $single }
-            }
-        }
-    };
-}
-
-weights!(
-    F32,
-    128,
-    false,
-    |from| (S::load(from.cast()), S::load(from.add(64).cast())),
-    S::load(from.cast())
-);
-weights!(
-    F16,
-    64,
-    false,
-    |from| (S::load_f16(from), S::load_f16(from.add(32))),
-    S::load_f16(from)
-);
-weights!(
-    Bf16,
-    64,
-    false,
-    |from| S::load_bf16_pairs(from),
-    S::load_bf16_pairs(from).0
-);
-weights!(
-    Fp8,
-    32,
-    true,
-    |from| (S::load_fp8_div_256(from), S::load_fp8_div_256(from.add(16))),
-    S::load_fp8_div_256(from)
-);
-
-/// Calls `$call` with `$W` standing for the weights' format.
-macro_rules! with_format {
-    ($format:expr, $W:ident => $call:expr) => {
-        match $format {
-            Format::F32 => {
-                type $W = super::F32;
-                $call
-            }
-            Format::F16 => {
-                type $W = super::F16;
-                $call
-            }
-            Format::Bf16 => {
-                type $W = super::Bf16;
-                $call
-            }
-            Format::Fp8 => {
-                type $W = super::Fp8;
-                $call
-            }
-        }
-    };
-}
-use with_format;

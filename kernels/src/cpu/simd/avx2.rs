@@ -43,8 +43,6 @@ impl Simd for Avx2 {
     type V = Pair;
 
     const ACCUMULATORS: usize = 6;
-    const TILE_ROWS: usize = 6;
-    const TILE_PANELS: usize = 1;
 
     #[inline(always)]
     unsafe fn zero() -> Pair {

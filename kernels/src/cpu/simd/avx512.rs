@@ -25,8 +25,6 @@ impl Simd for Avx512 {
     type V = __m512;
 
     const ACCUMULATORS: usize = 24;
-    const TILE_ROWS: usize = 12;
-    const TILE_PANELS: usize = 2;
 
     #[inline(always)]
     unsafe fn zero() -> __m512 {

@@ -105,9 +105,6 @@ pub(crate) trait Simd: Copy {
 
     /// Accumulators (vectors) that fit in registers next to a kernel's other values.
     const ACCUMULATORS: usize;
-    /// Rows of a tile of packed activations; `TILE_ROWS * TILE_PANELS <= ACCUMULATORS`.
-    const TILE_ROWS: usize;
-    const TILE_PANELS: usize;
 
     unsafe fn zero() -> Self::V;
     unsafe fn splat(value: f32) -> Self::V;

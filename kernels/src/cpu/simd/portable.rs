@@ -59,8 +59,6 @@ impl Simd for Portable {
     type V = V;
 
     const ACCUMULATORS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 3 };
-    const TILE_ROWS: usize = Self::ACCUMULATORS;
-    const TILE_PANELS: usize = 1;
 
     #[inline(always)]
     unsafe fn zero() -> V {
