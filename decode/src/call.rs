@@ -213,11 +213,12 @@ impl Context {
         request: wire::PrefillRequest,
         deadline: Option<Instant>,
     ) -> Result<wire::PrefillResponse, PrefillFailure> {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let patience = self.prefill_timeout.min(left.unwrap_or(Duration::MAX));
         let mut client = self.peers.client(&worker.address)?;
         let mut request = tonic::Request::new(request);
-        request.set_timeout(patience);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let patience = self.prefill_timeout.min(left.unwrap_or(Duration::MAX));
+        // The header also ends the call on our side, with a vaguer error: let it come second.
+        request.set_timeout(patience + Duration::from_secs(1));
         match timeout(patience, client.prefill(request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(PrefillFailure::Call(Box::new(status))),

@@ -1,4 +1,7 @@
 //! Why a request ended without its last token, and what the router is told.
+//!
+//! UNAVAILABLE with the reason [`PREFILL_FAILED`]: another prefill worker may do, here. UNAVAILABLE
+//! without it: this decode worker cannot go on, another can, from the tokens delivered so far.
 
 use std::time::Duration;
 

@@ -59,6 +59,7 @@ async fn serve(
             .compatibility()
             .transfer_layout(&loaded.page_layout()),
         TargetConfig {
+            // Port 0 stands for the bound one.
             advertise: worker.advertised(0).await?,
             shm: config.shared_memory,
             ..TargetConfig::default()

@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use millrace_engine::SamplingParams;
+use millrace_prefill::Transport;
 use millrace_proto::worker::v1 as wire;
 
 #[tokio::test]
@@ -45,6 +46,31 @@ async fn split_requests_give_the_tokens_of_whole_ones() {
     );
     decode.until_idle().await;
     prefill.until_idle().await;
+}
+
+#[tokio::test]
+async fn pages_also_come_over_tcp() {
+    let mut config = prefill_config();
+    config.transport = Transport::Tcp;
+    let prefill = Running::prefill(config).await;
+    let mut config = decode_config();
+    config.worker.advertise_host = Some("localhost".to_string());
+    let decode = Running::decode(config).await;
+    let mut client = decode.client().await;
+    let mut whole = request(prompt(500, 1), &sampling(20));
+    let updates = generate(&mut client, split(&whole, prefill.addresses.grpc))
+        .await
+        .unwrap();
+    assert!(first_timing(&updates).remote_prefill);
+    let (tcp, shm) = ("transport=\"tcp\"", "transport=\"shm\"");
+    // 8 pages of 64 tokens and 5 layers, 576 bf16 values each: 1152 bytes a token and layer.
+    let bytes = f64::from(8 * 64 * 5 * 1152);
+    assert_eq!(decode.metric("transfer_bytes_total", tcp).await, bytes);
+    assert_eq!(prefill.metric("transfer_bytes_total", tcp).await, bytes);
+    assert_eq!(decode.metric("transfer_bytes_total", shm).await, 0.0);
+    whole.cache_salt = "nothing is cached for this one".to_string();
+    let expected = generate(&mut client, whole).await.unwrap();
+    assert_eq!(tokens(&updates), tokens(&expected));
 }
 
 #[tokio::test]

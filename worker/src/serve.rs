@@ -122,13 +122,15 @@ impl Worker {
         &self.metrics
     }
 
-    /// The addresses of the host under which others reach this worker, with `port`.
+    /// The addresses of the advertised host, with `port`; none if no host is configured.
     pub async fn advertised(&self, port: u16) -> Result<Vec<SocketAddr>, WorkerError> {
-        let found = tokio::net::lookup_host((self.host.as_str(), port)).await;
-        match found {
+        let Some(host) = &self.config.advertise_host else {
+            return Ok(Vec::new());
+        };
+        match tokio::net::lookup_host((host.as_str(), port)).await {
             Ok(addresses) => Ok(addresses.collect()),
             Err(source) => Err(WorkerError::AdvertisedHost {
-                host: self.host.clone(),
+                host: host.clone(),
                 source,
             }),
         }
