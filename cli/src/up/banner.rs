@@ -40,6 +40,8 @@ fn text(
         .zip(metrics)
         .map(|(name, address)| format!("\n  {name:<10} http://{address}/metrics"))
         .collect();
+    // As it was called: `millrace`, `./millrace`.
+    let program = std::env::args().next().unwrap_or_else(|| "millrace".into());
     // JSON inside single quotes, so that a shell passes it on as it is.
     let chat = serde_json::json!({
         "model": model,
@@ -60,7 +62,7 @@ Millrace serves {model}: {split}
 Metrics{metrics}
 
 Try
-  millrace chat --grpc {grpc} \"{QUESTION}\"
+  {program} chat --grpc {grpc} \"{QUESTION}\"
   curl -s http://{http}/v1/chat/completions -H 'content-type: application/json' -d '{chat}'
   grpcurl -plaintext -d '{grpc_chat}' {grpc} millrace.inference.v1.Inference/Chat
 

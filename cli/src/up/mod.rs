@@ -34,6 +34,9 @@ use crate::{
     errors::Outcome,
 };
 
+/// What the children log unless more is asked for.
+const QUIET: &str = "warn";
+
 #[derive(Debug, Clone, Args)]
 pub struct UpArgs {
     #[command(flatten)]
@@ -90,7 +93,7 @@ impl UpArgs {
         match &self.log {
             Some(filter) if !filter.trim().is_empty() => filter,
             _ if self.verbose => "info",
-            _ => "warn",
+            _ => QUIET,
         }
     }
 }
@@ -137,7 +140,7 @@ async fn up(args: UpArgs) -> anyhow::Result<Outcome> {
 
     let mut signals = Signals::new()?;
     let (deployment, mut events) = Deployment::start(plan::plan(&args, &resolved));
-    let mut screen = Screen::new(deployment.names());
+    let mut screen = Screen::new(deployment.names(), log_filter != QUIET);
     let started = tokio::select! {
         started = start(&deployment, &mut events, &mut screen, http) => started,
         () = signals.next() => return Ok(stop(&deployment, &mut events, &mut screen, &mut signals, &args).await),

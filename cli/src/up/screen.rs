@@ -12,6 +12,8 @@ use crate::style::Style;
 pub struct Screen {
     names: Vec<String>,
     style: Style,
+    /// Logs were asked for.
+    verbose: bool,
     /// Bytes read and to be read, a child.
     loading: Vec<LoadProgress>,
     bar: ProgressBar,
@@ -22,7 +24,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    pub fn new(names: &[String]) -> Screen {
+    pub fn new(names: &[String], verbose: bool) -> Screen {
         let bar = ProgressBar::new(0); // draws to standard error, and only if that is a terminal
         if let Ok(style) =
             ProgressStyle::with_template("loading weights {wide_bar} {bytes} of {total_bytes}")
@@ -32,6 +34,7 @@ impl Screen {
         Screen {
             names: names.to_vec(),
             style: Style::of(&std::io::stderr()),
+            verbose,
             loading: vec![
                 LoadProgress {
                     bytes_done: 0,
@@ -99,10 +102,12 @@ impl Screen {
         }
     }
 
-    /// While it stops: only what the children log.
+    /// While it stops: what the router logs. Workers complain that their router is gone; that is the
+    /// plan, and shown only to who asked for logs.
     pub fn stopping(&mut self, child: usize, event: Event) {
-        if let Event::Log(line) = event {
-            self.log(child, &line);
+        match event {
+            Event::Log(line) if child == 0 || self.verbose => self.log(child, &line),
+            _ => {}
         }
     }
 
