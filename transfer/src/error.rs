@@ -142,12 +142,10 @@ pub enum OpenError {
     OtherIncarnation,
     #[error("the target has all the connections it takes; retry elsewhere")]
     Busy,
-    #[error("the grant names no address for transport {0}")]
+    #[error("the target offers no way for transport {0}")]
     NoAddress(&'static str),
-    #[error(
-        "shared memory asked for, but the target is on another machine or not reachable locally: {0}"
-    )]
-    NotLocal(String),
+    #[error("shared memory asked for, but the target is on another machine")]
+    OtherMachine,
     #[error("cannot connect to {address}: {cause}")]
     Connect { address: String, cause: String },
     #[error("{address} did not complete the handshake within {patience:?}")]

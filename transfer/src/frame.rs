@@ -322,3 +322,142 @@ fn hello(from: &mut Reader<'_>) -> Result<Frame, DecodeError> {
         layout: Layout::from_parts(page_bytes, fields),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = String> {
+        proptest::collection::vec(any::<char>(), 0..20)
+            .prop_map(|chars| chars.into_iter().collect())
+    }
+
+    fn frames() -> impl Strategy<Value = Frame> {
+        let layout = (
+            any::<u32>(),
+            proptest::collection::vec((text(), text()), 0..MAX_FIELDS),
+        )
+            .prop_map(|(page_bytes, fields)| Layout::from_parts(page_bytes as usize, fields));
+        let reason = prop_oneof![
+            Just(Reason::Mismatch),
+            Just(Reason::OtherIncarnation),
+            Just(Reason::Busy)
+        ];
+        let write = any::<(u64, u64, u128, u32, u64, Option<u64>)>();
+        prop_oneof![
+            (any::<u128>(), layout).prop_map(|(incarnation, layout)| Frame::Hello {
+                incarnation,
+                layout
+            }),
+            write.prop_map(|(seq, lease, key, index, bytes, checksum)| {
+                Frame::Write {
+                    seq,
+                    lease,
+                    key,
+                    index,
+                    bytes,
+                    checksum,
+                }
+            }),
+            any::<u32>().prop_map(|bytes| Frame::Data { bytes }),
+            any::<(u64, u64, u128, Vec<u8>)>().prop_map(|(seq, lease, key, message)| {
+                Frame::Finish {
+                    seq,
+                    lease,
+                    key,
+                    message,
+                }
+            }),
+            any::<(u64, u128)>().prop_map(|(lease, key)| Frame::Abandon { lease, key }),
+            any::<u64>().prop_map(|seq| Frame::Ping { seq }),
+            any::<(u64, bool)>().prop_map(|(ring_bytes, checksums)| Frame::Welcome {
+                ring_bytes,
+                checksums
+            }),
+            (reason, text(), text(), text()).prop_map(|(reason, field, ours, theirs)| {
+                Frame::Refused {
+                    reason,
+                    field,
+                    ours,
+                    theirs,
+                }
+            }),
+            any::<u64>().prop_map(|seq| Frame::Ack { seq }),
+            (any::<(u64, u16)>(), text()).prop_map(|((seq, code), detail)| Frame::Nack {
+                seq,
+                code,
+                detail
+            }),
+            any::<u64>().prop_map(|bytes| Frame::Credit { bytes }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_decodes_to_itself(frame in frames(), after in any::<Vec<u8>>()) {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            let length = bytes.len();
+            for cut in 0..length {
+                prop_assert_eq!(Frame::decode(&bytes[..cut]), Ok(None));
+            }
+            bytes.extend(after);
+            prop_assert_eq!(Frame::decode(&bytes), Ok(Some((frame, length))));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in any::<Vec<u8>>()) {
+            let _ = Frame::decode(&bytes);
+            let _ = crate::Grant::from_bytes(&bytes);
+        }
+
+        /// Bytes that look like a frame until the body.
+        #[test]
+        fn arbitrary_bodies_never_panic(kind in 0u8..24, body in any::<Vec<u8>>()) {
+            let mut bytes = (body.len() as u32).to_le_bytes().to_vec();
+            bytes.extend([kind, 0, 0, 0]);
+            bytes.extend(body);
+            let _ = Frame::decode(&bytes);
+        }
+
+        #[test]
+        fn one_wrong_byte_never_panics(frame in frames(), at in any::<prop::sample::Index>(), byte: u8) {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = Frame::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn frames_are_bounded() {
+        let mut bytes = vec![0xff; HEADER];
+        let limit = MAX_BODY;
+        let length = u32::MAX as usize;
+        assert_eq!(
+            Frame::decode(&bytes),
+            Err(DecodeError::TooLong {
+                what: "frame body",
+                length,
+                limit
+            })
+        );
+        // A kind that does not exist is refused without waiting for its body.
+        bytes = vec![9, 0, 0, 0, 77, 0, 0, 0];
+        assert_eq!(Frame::decode(&bytes), Err(DecodeError::UnknownKind(77)));
+        let mut hello = Vec::new();
+        let text = "x".repeat(crate::codec::MAX_TEXT);
+        let full = (0..MAX_FIELDS).fold(Layout::new(1), |layout, _| {
+            layout.with(text.clone(), text.clone())
+        });
+        Frame::Hello {
+            incarnation: 0,
+            layout: full,
+        }
+        .encode(&mut hello);
+        assert!(matches!(Frame::decode(&hello), Ok(Some(_))));
+    }
+}

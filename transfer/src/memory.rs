@@ -96,6 +96,11 @@ impl MemoryRegion {
         self.inner.kind
     }
 
+    /// Whether both name the same registration.
+    pub fn is_same(&self, other: &MemoryRegion) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// `page` as something to send. `hold` keeps the page from being reused (a guard of the page
     /// pool, say) and is dropped, on a transfer thread, once the write has been acknowledged or has
     /// failed.

@@ -156,3 +156,49 @@ impl RingWriter {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(reader: &mut RingReader, count: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        reader.take(count, |piece, length| {
+            // SAFETY: `take` gives pieces of its mapping.
+            out.extend_from_slice(unsafe { std::slice::from_raw_parts(piece, length) });
+        });
+        out
+    }
+
+    #[test]
+    fn bytes_come_out_as_they_went_in_round_and_round() {
+        let (mut reader, fd) = RingReader::create(10_007).unwrap();
+        let mut writer = RingWriter::open(fd, 10_007).unwrap();
+        let mut next = 0u8;
+        for count in [1, 10_007, 4_000, 9_999, 10_007, 3] {
+            let bytes: Vec<u8> = std::iter::repeat_with(|| {
+                next = next.wrapping_mul(5).wrapping_add(1);
+                next
+            })
+            .take(count)
+            .collect();
+            writer.put(&bytes);
+            assert_eq!(writer.room(), 10_007 - count);
+            assert!(taken(&mut reader, count) == bytes);
+            assert!(!writer.credit(count as u64 + 1), "more than was used");
+            assert!(writer.credit(count as u64));
+        }
+    }
+
+    #[test]
+    fn only_a_sealed_ring_of_the_announced_size_is_mapped() {
+        let (_, fd) = RingReader::create(4096).unwrap();
+        assert!(RingWriter::open(fd.try_clone().unwrap(), 4097).is_err());
+        assert!(RingWriter::open(fd.try_clone().unwrap(), 0).is_err());
+        assert!(RingWriter::open(fd.try_clone().unwrap(), u64::MAX).is_err());
+        // The other side cannot take the memory away.
+        assert!(std::fs::File::from(fd).set_len(0).is_err());
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(RingWriter::open(file.into(), 4096).is_err());
+    }
+}

@@ -43,17 +43,19 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Frames are small and answers are waited for; a vanished host must not hold a connection.
+    /// Frames are small and answers are waited for.
     pub(crate) fn tune_tcp(&self) -> io::Result<()> {
-        self.set_option(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-        self.set_option(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
-    }
-
-    fn set_option(&self, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+        let value: c_int = 1;
         let length = size_of::<c_int>() as libc::socklen_t;
         // SAFETY: the option value is a c_int that outlives the call.
         cvt(unsafe {
-            libc::setsockopt(self.raw(), level, name, (&raw const value).cast(), length)
+            libc::setsockopt(
+                self.raw(),
+                libc::IPPROTO_TCP,
+                libc::TCP_NODELAY,
+                (&raw const value).cast(),
+                length,
+            )
         })?;
         Ok(())
     }

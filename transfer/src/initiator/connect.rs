@@ -1,6 +1,8 @@
 //! From a grant to a connection that its target has welcomed.
 
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -16,7 +18,7 @@ use crate::ring::RingWriter;
 use crate::socket::{READABLE, Socket};
 
 /// A connection past its handshake.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     pub wire: Wire,
     pub socket: Socket,
     pub inbox: Inbox,
@@ -25,55 +27,80 @@ pub(super) struct Connection {
     pub checksums: bool,
 }
 
-pub(super) fn connect(
+pub(crate) fn connect(
     grant: &Grant,
     layout: &Layout,
     config: &InitiatorConfig,
 ) -> Result<Connection, OpenError> {
-    let local = match config.transport {
-        Transport::Tcp => None,
-        Transport::Auto | Transport::Shm => Some(local_socket(grant)),
-    };
-    match local {
-        Some(Ok((socket, name))) => {
-            tracing::info!(wire = "shm", "connecting to a target on this machine");
-            return handshake(socket, Wire::Shm, &name, grant, layout, config);
-        }
-        Some(Err(why)) if config.transport == Transport::Shm => {
-            return Err(OpenError::NotLocal(why));
-        }
-        Some(Err(why)) => tracing::info!(wire = "tcp", why, "no shared memory with this target"),
-        None => {}
-    }
     let mut last = OpenError::NoAddress("tcp");
-    for address in &grant.addresses {
-        let name = address.to_string();
-        match Socket::connect_tcp(*address, config.connect) {
-            Ok(socket) => {
-                tracing::info!(wire = "tcp", %address, "connecting to a target");
-                return handshake(socket, Wire::Tcp, &name, grant, layout, config);
+    for address in addresses(grant, config.transport)? {
+        match attempt(&address, grant, layout, config) {
+            Ok(connection) => {
+                tracing::info!(wire = connection.wire.as_str(), %address, "connected to a target");
+                return Ok(connection);
             }
+            // It is there and has made up its mind.
+            Err(error @ (OpenError::Mismatch { .. } | OpenError::Busy)) => return Err(error),
             Err(error) => {
-                last = OpenError::Connect {
-                    address: name,
-                    cause: error.to_string(),
-                }
+                tracing::info!(%address, %error, "not this way");
+                last = error;
             }
         }
     }
     Err(last)
 }
 
-/// The local way to the target, or why there is none.
-fn local_socket(grant: &Grant) -> Result<(Socket, String), String> {
-    let name = grant.local.as_deref().ok_or("the target offers none")?;
-    if grant.machine == 0 || grant.machine != machine::boot_id() {
-        return Err("the target is on another machine".into());
+#[derive(Debug)]
+enum Address {
+    Local(String),
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Local(name) => write!(f, "local socket {name}"),
+            Address::Tcp(address) => address.fmt(f),
+        }
     }
-    let socket = Socket::connect_local(name).map_err(|error| {
-        format!("the target's local socket cannot be reached (another network namespace?): {error}")
-    })?;
-    Ok((socket, name.to_owned()))
+}
+
+/// Where the target may be reached, best first.
+fn addresses(grant: &Grant, transport: Transport) -> Result<Vec<Address>, OpenError> {
+    let local = match &grant.local {
+        _ if transport == Transport::Tcp => None,
+        Some(name) if grant.machine != 0 && grant.machine == machine::boot_id() => {
+            Some(Address::Local(name.clone()))
+        }
+        Some(_) if transport == Transport::Shm => return Err(OpenError::OtherMachine),
+        None if transport == Transport::Shm => return Err(OpenError::NoAddress("shm")),
+        _ => None,
+    };
+    let tcp = grant.addresses.iter().copied().map(Address::Tcp);
+    let tcp = tcp.filter(|_| transport != Transport::Shm);
+    Ok(local.into_iter().chain(tcp).collect())
+}
+
+fn attempt(
+    address: &Address,
+    grant: &Grant,
+    layout: &Layout,
+    config: &InitiatorConfig,
+) -> Result<Connection, OpenError> {
+    let (socket, wire) = match address {
+        // Two pods of one machine usually have network namespaces of their own, and then this
+        // fails at once.
+        Address::Local(name) => (Socket::connect_local(name), Wire::Shm),
+        Address::Tcp(address) => (Socket::connect_tcp(*address, config.connect), Wire::Tcp),
+    };
+    let address = address.to_string();
+    match socket {
+        Ok(socket) => handshake(socket, wire, &address, grant, layout, config),
+        Err(error) => Err(OpenError::Connect {
+            address,
+            cause: error.to_string(),
+        }),
+    }
 }
 
 fn handshake(

@@ -1,14 +1,18 @@
 //! The side that writes: one connection and one thread a target, made on first use and made anew
 //! after a failure.
 
-mod connect;
+mod answers;
+pub(crate) mod connect;
 mod delivery;
 mod peer;
 mod sender;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -32,7 +36,15 @@ pub struct Initiator {
     slots: Mutex<HashMap<u128, Arc<Slot>>>,
 }
 
-type Slot = Mutex<Option<Running>>;
+type Slot = Mutex<Line>;
+
+/// The way to one target.
+#[derive(Default)]
+struct Line {
+    running: Option<Running>,
+    /// When connecting failed last, and why.
+    failed: Option<(Instant, OpenError)>,
+}
 
 impl Initiator {
     /// `layout` is what targets must agree on.
@@ -47,25 +59,42 @@ impl Initiator {
 
     /// A connection to the grant's target that counts one more writer.
     fn attach(&self, grant: &Grant) -> Result<Arc<Peer>, OpenError> {
+        let asked = Instant::now();
         let slot = self.slot(grant.incarnation);
-        let mut slot = slot.lock();
-        if let Some(peer) = slot
-            .as_ref()
-            .map(|running| running.peer())
-            .filter(|peer| peer.attach())
-        {
+        let mut line = slot.lock();
+        let running = line.running.as_ref().map(Running::peer);
+        if let Some(peer) = running.filter(|peer| peer.attach()) {
             return Ok(peer.clone());
         }
+        // Who has waited while another tried in vain need not try again: a target out of reach
+        // would keep the last of many waiting for all of them.
+        if let Some((_, error)) = line.failed.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(error.clone());
+        }
         // Collects the thread of a connection that has ended.
-        *slot = None;
+        line.running = None;
+        match self.connect(grant) {
+            Ok(running) => {
+                let peer = running.peer().clone();
+                // A new connection can end at once, too; its writer learns it from its first write.
+                peer.attach();
+                *line = Line {
+                    running: Some(running),
+                    failed: None,
+                };
+                Ok(peer)
+            }
+            Err(error) => {
+                line.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn connect(&self, grant: &Grant) -> Result<Running, OpenError> {
         let connection = connect::connect(grant, &self.layout, &self.config)?;
-        let running = Running::start(connection, &self.config, self.counters.clone())
-            .map_err(|error| OpenError::System(error.to_string()))?;
-        let peer = running.peer().clone();
-        *slot = Some(running);
-        // A new connection can end at once, too; its writer then learns it from its first write.
-        peer.attach();
-        Ok(peer)
+        Running::start(connection, &self.config, self.counters.clone())
+            .map_err(|error| OpenError::System(error.to_string()))
     }
 
     fn slot(&self, incarnation: u128) -> Arc<Slot> {
@@ -79,7 +108,8 @@ impl Initiator {
 }
 
 fn is_alive(slot: &Slot) -> bool {
-    slot.lock()
+    let line = slot.lock();
+    line.running
         .as_ref()
         .is_some_and(|running| !running.peer().is_closed())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::connect::Connection;
 use super::delivery::Delivery;
@@ -49,6 +49,8 @@ struct Queue {
     /// Pages queued or unanswered.
     pages: usize,
     writers: usize,
+    /// The connection's thread has found no job and may be waiting for one.
+    hungry: bool,
     closed: Option<WriteError>,
 }
 
@@ -111,8 +113,7 @@ impl Peer {
             source,
             queued,
         });
-        drop(queue);
-        self.wake.signal();
+        self.feed(queue);
         Ok(None)
     }
 
@@ -123,9 +124,17 @@ impl Peer {
             return Err(error.clone());
         }
         queue.jobs.push_back(job);
-        drop(queue);
-        self.wake.signal();
+        self.feed(queue);
         Ok(())
+    }
+
+    /// Wakes the connection's thread if it may be waiting for a job.
+    fn feed(&self, mut queue: MutexGuard<'_, Queue>) {
+        let hungry = std::mem::take(&mut queue.hungry);
+        drop(queue);
+        if hungry {
+            self.wake.signal();
+        }
     }
 
     /// The next job, or why there will be none.
@@ -133,7 +142,11 @@ impl Peer {
         let mut queue = self.queue.lock();
         match &queue.closed {
             Some(error) => Err(error.clone()),
-            None => Ok(queue.jobs.pop_front()),
+            None => {
+                let job = queue.jobs.pop_front();
+                queue.hungry = job.is_none();
+                Ok(job)
+            }
         }
     }
 
@@ -188,6 +201,7 @@ impl Running {
             jobs: VecDeque::new(),
             pages: 0,
             writers: 0,
+            hungry: false,
             closed: None,
         };
         let peer = Arc::new(Peer {

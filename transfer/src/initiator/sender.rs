@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,37 +19,39 @@ use crate::error::WriteError;
 use crate::frame::Frame;
 use crate::memory::Source;
 use crate::socket::{READABLE, WRITABLE, poll_fd, wait};
-use crate::stats::{Counters, FailureKind, add, add_time, sub};
+use crate::stats::{Counters, FailureKind, add, sub};
 
 /// Most bytes put into the ring, or offered to the socket, at once: small enough for both sides to
 /// copy at the same time, large enough for signalling not to matter.
 const CHUNK: usize = 256 << 10;
 
 pub(super) struct Sender {
-    connection: Connection,
-    peer: Arc<Peer>,
-    counters: Arc<Counters>,
+    pub(super) connection: Connection,
+    pub(super) peer: Arc<Peer>,
+    pub(super) counters: Arc<Counters>,
     stall: Duration,
     idle: Duration,
     /// Frames to send, from `sent` on.
     out: Vec<u8>,
     sent: usize,
+    /// Ring bytes that the frames in `out` tell of.
+    untold: usize,
     /// Bytes sent of the page of the last entry in `unanswered`, while it is not complete.
-    page: Option<usize>,
+    pub(super) page: Option<usize>,
     /// What has been sent (or, the last, begun) and not answered, in order.
-    unanswered: VecDeque<Unanswered>,
+    pub(super) unanswered: VecDeque<Unanswered>,
     next_seq: u64,
     /// When bytes last moved in either direction.
-    moved: Instant,
+    pub(super) moved: Instant,
 }
 
-struct Unanswered {
-    seq: u64,
-    began: Instant,
-    what: What,
+pub(super) struct Unanswered {
+    pub(super) seq: u64,
+    pub(super) began: Instant,
+    pub(super) what: What,
 }
 
-enum What {
+pub(super) enum What {
     Page {
         delivery: Arc<Delivery>,
         source: Source,
@@ -75,6 +78,7 @@ impl Sender {
             idle: config.idle,
             out: Vec::new(),
             sent: 0,
+            untold: 0,
             page: None,
             unanswered: VecDeque::new(),
             next_seq: 0,
@@ -87,15 +91,11 @@ impl Sender {
         let wire = wire.wire(self.connection.wire);
         add(&wire.connections, 1);
         add(&wire.connections_opened, 1);
-        let error = loop {
-            if let Err(error) = self.turn() {
-                break error;
-            }
-        };
-        // A target that closes says why first, if it can.
-        if matches!(error, WriteError::Lost(_)) {
-            let _ = self.take_answers();
-        }
+        // A panic can only come from what callers gave us (a source, a callback). It must not leave
+        // other writers waiting for a thread that is gone.
+        let turns = AssertUnwindSafe(|| self.turns());
+        let error = catch_unwind(turns)
+            .unwrap_or_else(|_| WriteError::Lost("its thread has panicked".into()));
         if let Some(kind) = error.connection_failure() {
             self.counters.failed(kind);
             tracing::warn!(wire = self.connection.wire.as_str(), %error, "transfer connection ended");
@@ -104,53 +104,78 @@ impl Sender {
         sub(&wire.connections, 1);
     }
 
+    /// Runs until there is a reason to end.
+    fn turns(&mut self) -> WriteError {
+        loop {
+            let Err(error) = self.turn() else { continue };
+            // A target that closes says why first, if it can.
+            if matches!(error, WriteError::Lost(_)) {
+                let _ = self.take_answers();
+            }
+            return error;
+        }
+    }
+
     fn turn(&mut self) -> Result<(), WriteError> {
         self.take_answers()?;
-        while self.push()? {
-            self.take_answers()?;
-        }
+        self.push()?;
         self.wait()
     }
 
-    /// Sends what can be sent now; false when nothing can.
-    fn push(&mut self) -> Result<bool, WriteError> {
-        if self.sent < self.out.len() {
-            let sent = self
-                .connection
-                .socket
-                .send(&self.out[self.sent..], self.page == Some(0));
-            let Some(sent) = accepted(sent)? else {
-                return Ok(false);
-            };
-            self.moved = Instant::now();
-            self.sent += sent;
-            if self.sent == self.out.len() {
-                self.out.clear();
-                self.sent = 0;
+    /// Sends what can be sent now.
+    fn push(&mut self) -> Result<(), WriteError> {
+        loop {
+            // Over a socket, payload follows its frame. Over a ring it is there already, and
+            // frames that tell of it go out together.
+            let hold = self.connection.ring.is_some() && self.untold < CHUNK;
+            if !hold && self.has_frames() && !self.flush()? {
+                return Ok(());
             }
-            return Ok(true);
-        }
-        if let Some(sent) = self.page {
-            return self.push_page(sent);
-        }
-        match self.peer.next()? {
-            None => Ok(false),
-            Some(job) => {
-                self.begin(job);
-                Ok(true)
+            let moved = match self.page {
+                Some(sent) => self.push_page(sent)?,
+                None => match self.peer.next()? {
+                    Some(job) => {
+                        self.begin(job);
+                        true
+                    }
+                    None => false,
+                },
+            };
+            if moved {
+                continue;
+            }
+            // Nothing to add: what was held back goes out.
+            if !self.has_frames() || !self.flush()? {
+                return Ok(());
             }
         }
     }
 
-    fn push_page(&mut self, sent: usize) -> Result<bool, WriteError> {
-        let Some(Unanswered {
-            what: What::Page { source, .. },
-            ..
-        }) = self.unanswered.back()
-        else {
-            unreachable!("a page that is being sent is the last unanswered entry");
+    fn has_frames(&self) -> bool {
+        self.sent < self.out.len()
+    }
+
+    /// Sends frames, and takes in what has come meanwhile; false if the socket takes nothing.
+    fn flush(&mut self) -> Result<bool, WriteError> {
+        let more = self.page == Some(0) && self.connection.ring.is_none();
+        let sent = self.connection.socket.send(&self.out[self.sent..], more);
+        let Some(sent) = accepted(sent)? else {
+            return Ok(false);
         };
-        let bytes = &source.bytes()[sent..];
+        self.moved = Instant::now();
+        self.sent += sent;
+        if !self.has_frames() {
+            self.out.clear();
+            self.sent = 0;
+            self.untold = 0;
+        }
+        self.take_answers()?;
+        Ok(true)
+    }
+
+    /// Sends more of the page that is being sent; false if nothing of it can be sent now.
+    fn push_page(&mut self, sent: usize) -> Result<bool, WriteError> {
+        let bytes = &page_bytes(&self.unanswered)[sent..];
         let count = match &mut self.connection.ring {
             None => {
                 let bytes = &bytes[..bytes.len().min(4 * CHUNK)];
@@ -165,6 +190,7 @@ impl Sender {
                     return Ok(false);
                 }
                 ring.put(&bytes[..count]);
+                self.untold += count;
                 Frame::Data {
                     bytes: count as u32,
                 }
@@ -192,25 +218,25 @@ impl Sender {
                     self.peer.page_done();
                     return;
                 }
-                let checksum = self.connection.checksums.then(|| xxh3_64(source.bytes()));
-                let (lease, key, bytes) =
-                    (delivery.lease, delivery.key, delivery.page_bytes as u64);
+                let (lease, key) = (delivery.lease, delivery.key);
                 let queued = queued.elapsed();
                 let seq = self.expect(What::Page {
                     delivery,
                     source,
                     queued,
                 });
+                self.page = Some(0);
+                let checksums = self.connection.checksums;
+                let page = page_bytes(&self.unanswered);
                 Frame::Write {
                     seq,
                     lease,
                     key,
                     index,
-                    bytes,
-                    checksum,
+                    bytes: page.len() as u64,
+                    checksum: checksums.then(|| xxh3_64(page)),
                 }
                 .encode(&mut self.out);
-                self.page = Some(0);
             }
             Job::Finish { delivery, message } => {
                 let (lease, key) = (delivery.lease, delivery.key);
@@ -255,115 +281,9 @@ impl Sender {
         }
     }
 
-    fn take_answers(&mut self) -> Result<(), WriteError> {
-        loop {
-            let malformed =
-                |error: crate::error::DecodeError| WriteError::Protocol(error.to_string());
-            while let Some(frame) = self.connection.inbox.frame().map_err(malformed)? {
-                self.take_answer(frame)?;
-            }
-            match self.connection.inbox.fill(&self.connection.socket) {
-                Ok(0) => return Err(WriteError::Lost("the target closed it".into())),
-                Ok(_) => self.moved = Instant::now(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(WriteError::Lost(error.to_string())),
-            }
-        }
-    }
-
-    fn take_answer(&mut self, frame: Frame) -> Result<(), WriteError> {
-        match frame {
-            Frame::Credit { bytes } => {
-                let ring = self.connection.ring.as_mut();
-                if ring.is_some_and(|ring| ring.credit(bytes)) {
-                    return Ok(());
-                }
-                Err(WriteError::Protocol(format!(
-                    "credit for {bytes} bytes that it never got"
-                )))
-            }
-            Frame::Ack { seq } => {
-                let answered = self.answered(seq)?;
-                self.acknowledged(answered);
-                Ok(())
-            }
-            Frame::Nack { seq, code, detail } => {
-                let kind = FailureKind::from_code(code)
-                    .ok_or_else(|| WriteError::Protocol(format!("unknown refusal {code}")))?;
-                self.counters.failed(kind);
-                if kind == FailureKind::LeaseEnded {
-                    let answered = self.answered(seq)?;
-                    self.refused(answered, &WriteError::LeaseEnded);
-                    return Ok(());
-                }
-                // The target closes after any other refusal, maybe before it has the whole page.
-                self.page = None;
-                let refused = WriteError::Refused { kind, detail };
-                if let Ok(answered) = self.answered(seq) {
-                    self.refused(answered, &refused);
-                }
-                Err(WriteError::Lost(format!("closed by the target: {refused}")))
-            }
-            other => Err(WriteError::Protocol(format!("a {} frame", other.name()))),
-        }
-    }
-
-    /// The entry that an answer is for: the oldest, wholly sent.
-    fn answered(&mut self, seq: u64) -> Result<Unanswered, WriteError> {
-        let sent = self.unanswered.len() - usize::from(self.page.is_some());
-        match self.unanswered.front() {
-            Some(front) if front.seq == seq && sent > 0 => {
-                Ok(self.unanswered.pop_front().expect("there is a front"))
-            }
-            _ => Err(WriteError::Protocol(format!(
-                "answer {seq} to nothing that was asked"
-            ))),
-        }
-    }
-
-    fn acknowledged(&mut self, Unanswered { began, what, .. }: Unanswered) {
-        let wire = self.counters.wire(self.connection.wire);
-        match what {
-            What::Page {
-                delivery,
-                source,
-                queued,
-            } => {
-                drop(source);
-                add(&wire.pages, 1);
-                add(&wire.bytes, delivery.page_bytes as u64);
-                add_time(&wire.queue_nanos, queued);
-                add_time(&wire.wire_nanos, began.elapsed());
-                delivery.page_written();
-                self.peer.page_done();
-            }
-            What::Finish { delivery } => {
-                add(&wire.notifications, 1);
-                add_time(&wire.notify_nanos, began.elapsed());
-                delivery.finished();
-            }
-            What::Ping => {}
-        }
-    }
-
-    fn refused(&mut self, Unanswered { what, .. }: Unanswered, error: &WriteError) {
-        match what {
-            What::Page {
-                delivery, source, ..
-            } => {
-                drop(source);
-                delivery.page_dropped();
-                self.peer.page_done();
-                delivery.fail(error);
-            }
-            What::Finish { delivery } => delivery.fail(error),
-            What::Ping => {}
-        }
-    }
-
     /// Waits for an answer, for room to send, or for a job; sees to silence on either side.
     fn wait(&mut self) -> Result<(), WriteError> {
-        let sending = self.sent < self.out.len();
+        let sending = self.has_frames();
         // A page over the ring waits for credit, which is an answer.
         let to_socket = sending || (self.page.is_some() && self.connection.ring.is_none());
         let busy = sending || !self.unanswered.is_empty();
@@ -399,26 +319,16 @@ impl Sender {
         Frame::Ping { seq }.encode(&mut self.out);
         Ok(())
     }
+}
 
-    fn fail_all(&mut self, error: &WriteError) {
-        let jobs = self.peer.close(error);
-        while let Some(entry) = self.unanswered.pop_front() {
-            self.refused(entry, error);
-        }
-        for job in jobs {
-            match job {
-                Job::Write {
-                    delivery, source, ..
-                } => {
-                    drop(source);
-                    delivery.page_dropped();
-                    self.peer.page_done();
-                    delivery.fail(error);
-                }
-                Job::Finish { delivery, .. } => delivery.fail(error),
-                Job::Abandon { .. } => {}
-            }
-        }
+/// The page that is being sent: the last entry. As long as a page is, whatever its source says on
+/// second thoughts.
+fn page_bytes(unanswered: &VecDeque<Unanswered>) -> &[u8] {
+    match unanswered.back().map(|entry| &entry.what) {
+        Some(What::Page {
+            delivery, source, ..
+        }) => &source.bytes()[..delivery.page_bytes],
+        _ => unreachable!("a page that is being sent is the last unanswered entry"),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Phase};
 use super::table::LeaseTable;
+use crate::memory::MemoryRegion;
 
 /// Runs on a transport thread at a lease's first event; must not wait or panic.
 pub type OnEvent = Box<dyn FnOnce(LeaseEvent) + Send>;
@@ -127,6 +128,7 @@ impl Lease {
         WritesEnded {
             lease: entry.id,
             pages: entry.pages.clone(),
+            region: entry.region.clone(),
         }
     }
 }
@@ -154,20 +156,36 @@ impl fmt::Debug for Lease {
 
 /// Proof that no peer can write a lease's pages any more. Only this crate makes one, by
 /// [`Lease::complete`] or [`Lease::revoke`]; page managers free leased pages against it alone.
-#[derive(Debug, PartialEq, Eq)]
+///
+/// ```compile_fail
+/// # fn f(ended: millrace_transfer::WritesEnded) {
+/// let twice = (ended.clone(), ended); // One proof frees once.
+/// # }
+/// ```
+/// ```compile_fail
+/// let made_up = millrace_transfer::WritesEnded { lease: 1, pages: vec![2] };
+/// ```
+#[derive(Debug)]
 #[must_use = "this is what leased pages are freed against"]
 pub struct WritesEnded {
     lease: u64,
     pages: Vec<u32>,
+    region: MemoryRegion,
 }
 
 impl WritesEnded {
+    /// Number of the lease. Pools of other regions have leases of the same numbers.
     pub fn lease(&self) -> u64 {
         self.lease
     }
 
+    /// The pages that it is a proof for, of its region.
     pub fn pages(&self) -> &[u32] {
         &self.pages
+    }
+
+    pub fn region(&self) -> &MemoryRegion {
+        &self.region
     }
 
     pub fn into_pages(self) -> Vec<u32> {

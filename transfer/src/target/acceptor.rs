@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub(super) struct Acceptor {
 
 struct Connection {
     socket: Arc<Socket>,
+    /// Set by the thread, which then wakes the acceptor, as the last thing it does.
+    ended: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -111,14 +113,7 @@ impl Acceptor {
         );
         wait(&mut fds, None)?;
         self.shared.wake.clear();
-        let (ended, open) = std::mem::take(&mut self.connections)
-            .into_iter()
-            .partition(|connection| connection.thread.is_finished());
-        self.connections = open;
-        for connection in ended {
-            let connection: Connection = connection;
-            let _ = connection.thread.join();
-        }
+        self.collect();
         if fds[1].revents != 0
             && let Some(stream) = ready(self.listeners.tcp.accept())?
         {
@@ -131,6 +126,15 @@ impl Acceptor {
             self.admit(stream.0.into(), Wire::Shm)?;
         }
         Ok(())
+    }
+
+    /// Joins the threads of connections that have ended.
+    fn collect(&mut self) {
+        let ended = |connection: &mut Connection| connection.ended.load(Ordering::Acquire);
+        for connection in self.connections.extract_if(.., ended) {
+            // It can only have panicked, which it has reported.
+            let _ = connection.thread.join();
+        }
     }
 
     fn admit(&mut self, fd: OwnedFd, wire: Wire) -> io::Result<()> {
@@ -157,11 +161,20 @@ impl Acceptor {
             return Ok(());
         }
         self.opened += 1;
-        let (shared, theirs) = (self.shared.clone(), socket.clone());
+        let ended = Arc::new(AtomicBool::new(false));
+        let (shared, theirs, has_ended) = (self.shared.clone(), socket.clone(), ended.clone());
         let thread = thread::Builder::new()
             .name(format!("transfer-in-{}", self.opened))
-            .spawn(move || receiver::serve(&shared, &theirs, wire))?;
-        self.connections.push(Connection { socket, thread });
+            .spawn(move || {
+                receiver::serve(&shared, &theirs, wire);
+                has_ended.store(true, Ordering::Release);
+                shared.wake.signal();
+            })?;
+        self.connections.push(Connection {
+            socket,
+            ended,
+            thread,
+        });
         Ok(())
     }
 }

@@ -35,6 +35,8 @@ pub(super) enum End {
     },
     #[error("the peer has a grant of another worker")]
     OtherIncarnation,
+    #[error("a callback of a lease's owner has panicked")]
+    Panicked,
 }
 
 impl End {
@@ -43,7 +45,7 @@ impl End {
         match self {
             End::Closed | End::Idle => None,
             End::Stalled => Some(FailureKind::Stalled),
-            End::Lost(_) => Some(FailureKind::Lost),
+            End::Lost(_) | End::Panicked => Some(FailureKind::Lost),
             End::Malformed(_) | End::OutOfTurn(_) | End::DataOverrun { .. } => {
                 Some(FailureKind::Malformed)
             }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,10 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: &Socket, wire: Wire) {
     add(&counters.connections, 1);
     add(&counters.connections_opened, 1);
     let mut receiver = Receiver::new(shared, socket, wire);
-    let end = match receiver.run() {
+    // A panic can only come from a lease owner's callback; the peer and the acceptor must not be
+    // left with a connection that nobody serves.
+    let end = catch_unwind(AssertUnwindSafe(|| receiver.run())).unwrap_or(Err(End::Panicked));
+    let end = match end {
         Err(end) => end,
         Ok(never) => match never {},
     };
@@ -40,7 +44,6 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: &Socket, wire: Wire) {
     sub(&counters.connections, 1);
     // The acceptor still holds the socket: end it now, not when the thread is collected.
     socket.shutdown();
-    shared.wake.signal();
 }
 
 /// How long, and for how many bytes, a peer that was refused is listened to after that, so that it

@@ -1,0 +1,457 @@
+//! Peers that are other processes, and die, stop, or go away.
+//!
+//! The peer is this test program again: it runs [`peer`] alone, takes commands on its standard
+//! input and answers on its standard output.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::{Pool, pattern, wait_until};
+use millrace_transfer::{
+    FailureKind, Grant, Initiator, InitiatorConfig, Layout, LeaseEvent, PageInitiator, PageTarget,
+    Source, Target, TargetConfig, Transport, WriteError,
+};
+
+/// Large against the ring and against what a socket takes at once, so that a page goes in parts.
+const PAGE: usize = 8 << 20;
+const PAGES: usize = 4;
+const LONG: Duration = Duration::from_secs(60);
+const BOTH: [&str; 2] = ["shm", "tcp"];
+const IS_PEER: &str = "MILLRACE_TRANSFER_TEST_PEER";
+
+// ---- the peer's side --------------------------------------------------------------------------
+
+/// What a peer does to itself when it is about to send the fourth part or so of a page.
+#[derive(Clone, Copy, PartialEq)]
+enum Act {
+    Nothing,
+    Stop,
+    Kill,
+}
+
+struct Page {
+    bytes: Vec<u8>,
+    act: Act,
+    looks: AtomicUsize,
+}
+
+impl AsRef<[u8]> for Page {
+    /// Looked at once when queued, once for a checksum, and once for every part that is sent.
+    fn as_ref(&self) -> &[u8] {
+        let signal = match self.act {
+            Act::Nothing => return &self.bytes,
+            Act::Stop => libc::SIGSTOP,
+            Act::Kill => libc::SIGKILL,
+        };
+        if self.looks.fetch_add(1, Ordering::Relaxed) == 5 {
+            // To this very thread, which must not send another byte meanwhile.
+            // SAFETY: no memory is involved.
+            unsafe { libc::raise(signal) };
+        }
+        &self.bytes
+    }
+}
+
+/// Not a test: the body of the peer processes.
+#[test]
+fn peer() {
+    match std::env::var(IS_PEER).as_deref() {
+        Ok("target") => peer_target(),
+        Ok(wire) => peer_initiator(wire),
+        Err(_) => {}
+    }
+}
+
+fn peer_initiator(wire: &str) {
+    let initiator = initiator(wire, LONG);
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let [verb, act, grant] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let grant = Grant::from_bytes(&unhex(grant)).unwrap();
+        let mut writer = initiator.open(&grant).unwrap();
+        if verb == "open" {
+            say("opened");
+            std::mem::forget(writer);
+            continue;
+        }
+        let act = match act {
+            "stop" => Act::Stop,
+            "kill" => Act::Kill,
+            _ => Act::Nothing,
+        };
+        for index in 0..grant.pages().len() {
+            // The second page is the one in which it happens, if there are two.
+            let act = if index == grant.pages().len().min(2) - 1 {
+                act
+            } else {
+                Act::Nothing
+            };
+            let page = Page {
+                bytes: pattern(grant.lease(), index, PAGE),
+                act,
+                looks: AtomicUsize::new(0),
+            };
+            if writer.write(index, Source::from_bytes(page)).is_err() {
+                break;
+            }
+        }
+        match writer.finish(b"done".to_vec()) {
+            Ok(_) => say("finished"),
+            Err(error) => say(&format!("failed {error:?}")),
+        }
+    }
+}
+
+/// Grants all its pages to whoever reads the line, once, and then lives until it is killed.
+fn peer_target() {
+    let target = bind(&Pool::new(PAGE, PAGES), LONG);
+    let (lease, grant) = target
+        .grant(&(0..PAGES as u32).collect::<Vec<_>>(), None)
+        .unwrap();
+    say(&hex(&grant.to_bytes()));
+    let _ = std::io::stdin().lines().count();
+    let _ = lease.revoke();
+}
+
+fn say(line: &str) {
+    // The test harness prints lines of its own.
+    println!("\npeer: {line}");
+    std::io::stdout().flush().unwrap();
+}
+
+// ---- the test's side --------------------------------------------------------------------------
+
+struct Peer {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    fn start(role: &str) -> Peer {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["peer", "--exact", "--nocapture", "--test-threads=1"])
+            .env(IS_PEER, role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Peer {
+            child,
+            input,
+            output,
+        }
+    }
+
+    fn tell(&mut self, verb: &str, act: &str, grant: &Grant) {
+        writeln!(self.input, "{verb} {act} {}", hex(&grant.to_bytes())).unwrap();
+    }
+
+    fn hear(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(
+                self.output.read_line(&mut line).unwrap() > 0,
+                "the peer said nothing and ended"
+            );
+            if let Some(said) = line.trim().strip_prefix("peer: ") {
+                return said.to_owned();
+            }
+        }
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    fn wait_stopped(&self) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        wait_until("the peer stops", || {
+            let stat = std::fs::read_to_string(&stat).unwrap();
+            stat.rsplit(") ").next().unwrap().starts_with('T')
+        });
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2)
+        .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+        .collect()
+}
+
+fn bind(pool: &Pool, stall: Duration) -> Target {
+    let config = TargetConfig {
+        ring_bytes: 1 << 20,
+        stall,
+        ..TargetConfig::default()
+    };
+    Target::bind(
+        "127.0.0.1:0".parse().unwrap(),
+        pool.region.clone(),
+        Layout::new(PAGE),
+        config,
+    )
+    .unwrap()
+}
+
+fn initiator(wire: &str, stall: Duration) -> Initiator {
+    let transport = if wire == "shm" {
+        Transport::Shm
+    } else {
+        Transport::Tcp
+    };
+    Initiator::new(
+        Layout::new(PAGE),
+        InitiatorConfig {
+            transport,
+            stall,
+            ..InitiatorConfig::default()
+        },
+    )
+}
+
+fn connections(target: &Target) -> u64 {
+    target.stats().shm.connections + target.stats().tcp.connections
+}
+
+const OWNED: [u8; 2] = [0xee, 0x11];
+
+/// Marks a page as its owner's; [`untouched`] says whether it still is.
+fn own(pool: &Pool, page: u32, mark: u8) {
+    pool.fill(page, &vec![mark; PAGE]);
+}
+
+fn untouched(pool: &Pool, page: u32, mark: u8) -> bool {
+    pool.read(page) == vec![mark; PAGE]
+}
+
+/// The whole way once, to see that everything still works.
+fn works(pool: &Pool, target: &Target, peer: &mut Peer) {
+    let (lease, grant) = target.grant(&[3, 1], None).unwrap();
+    peer.tell("write", "nothing", &grant);
+    assert_eq!(
+        lease.wait(LONG),
+        Some(LeaseEvent::Announced {
+            message: b"done".to_vec()
+        })
+    );
+    assert_eq!(peer.hear(), "finished");
+    let id = lease.id();
+    let _ = lease.complete().unwrap();
+    assert!(pool.read(3) == pattern(id, 0, PAGE) && pool.read(1) == pattern(id, 1, PAGE));
+}
+
+#[test]
+fn a_peer_killed_before_during_and_after_a_write_costs_nothing() {
+    let pool = Pool::new(PAGE, PAGES);
+    let target = bind(&pool, LONG);
+    for wire in BOTH {
+        for round in 0..20 {
+            // Before: it has opened the grant and written nothing.
+            let mut peer = Peer::start(wire);
+            let (lease, grant) = target.grant(&[0, 1], None).unwrap();
+            peer.tell("open", "nothing", &grant);
+            assert_eq!(peer.hear(), "opened");
+            peer.signal(libc::SIGKILL);
+            let _ = lease.revoke();
+            wait_until("its connection goes", || connections(&target) == 0);
+
+            // During: it kills itself in the middle of the second page.
+            let mut peer = Peer::start(wire);
+            let (lease, grant) = target.grant(&[0, 1], None).unwrap();
+            peer.tell("write", "kill", &grant);
+            assert_eq!(
+                lease.wait(LONG),
+                Some(LeaseEvent::WriterLost),
+                "{wire} {round}"
+            );
+            wait_until("its connection goes", || connections(&target) == 0);
+            assert!(lease.landed_bytes() <= PAGE as u64);
+            let ended = lease.revoke();
+            ended
+                .pages()
+                .iter()
+                .for_each(|page| own(&pool, *page, OWNED[0]));
+
+            // After: everything was announced.
+            let mut peer = Peer::start(wire);
+            works(&pool, &target, &mut peer);
+            peer.signal(libc::SIGKILL);
+            wait_until("its connection goes", || connections(&target) == 0);
+            assert!(untouched(&pool, 0, OWNED[0]));
+        }
+    }
+    let stats = target.stats();
+    assert_eq!((stats.leases.active, stats.leases.dropped), (0, 0));
+    assert_eq!((stats.shm.in_flight, stats.tcp.in_flight), (0, 0));
+}
+
+#[test]
+fn a_peer_stopped_in_a_write_and_resumed_after_revocation_lands_nothing() {
+    let pool = Pool::new(PAGE, PAGES);
+    let target = bind(&pool, LONG);
+    for wire in BOTH {
+        let mut peer = Peer::start(wire);
+        for round in 0..20 {
+            let (lease, grant) = target.grant(&[2], None).unwrap();
+            peer.tell("write", "stop", &grant);
+            peer.wait_stopped();
+            // In the middle: some of the page has landed, some has not.
+            wait_until("some of the page lands", || lease.landed_bytes() > 0);
+            assert!(lease.landed_bytes() < PAGE as u64, "{wire} {round}");
+            let ended = lease.revoke();
+            assert_eq!(ended.pages(), [2]);
+            let mark = OWNED[round % 2];
+            own(&pool, 2, mark);
+            // Half of the times the page is under another lease by then.
+            let next = (round % 2 == 0).then(|| target.grant(&[2], None).unwrap());
+            peer.signal(libc::SIGCONT);
+            assert_eq!(peer.hear(), "failed LeaseEnded");
+            assert!(untouched(&pool, 2, mark), "{wire} {round}");
+            if let Some((lease, _)) = next {
+                assert_eq!(lease.landed_bytes(), 0);
+                let _ = lease.revoke();
+            }
+        }
+        works(&pool, &target, &mut peer);
+    }
+    // Every round went over the one connection of its peer.
+    let stats = target.stats();
+    assert_eq!(
+        (stats.shm.connections_opened, stats.tcp.connections_opened),
+        (1, 1)
+    );
+}
+
+#[test]
+fn a_peer_that_stays_stopped_loses_its_connection_and_hinders_nobody() {
+    let pool = Pool::new(PAGE, PAGES);
+    let target = bind(&pool, Duration::from_millis(200));
+    for wire in BOTH {
+        let mut stopped = Peer::start(wire);
+        let (lease, grant) = target.grant(&[0], None).unwrap();
+        stopped.tell("write", "stop", &grant);
+        stopped.wait_stopped();
+        let mut other = Peer::start(wire);
+        works(&pool, &target, &mut other);
+        assert_eq!(lease.wait(LONG), Some(LeaseEvent::WriterLost));
+        wait_until("the stopped peer's connection goes", || {
+            connections(&target) == 1
+        });
+        let _ = lease.revoke();
+        own(&pool, 0, OWNED[0]);
+        stopped.signal(libc::SIGCONT);
+        let said = stopped.hear();
+        assert!(said.starts_with("failed Lost"), "{said}");
+        assert!(untouched(&pool, 0, OWNED[0]));
+        // And it finds its way back.
+        works(&pool, &target, &mut stopped);
+        drop((stopped, other));
+        wait_until("all connections go", || connections(&target) == 0);
+    }
+    assert_eq!(target.stats().failures(FailureKind::Stalled), 2);
+}
+
+#[test]
+fn a_target_that_dies_fails_its_writers_soon_and_others_go_on() {
+    for wire in BOTH {
+        let initiator = initiator(wire, LONG);
+        let mut dying = Peer::start("target");
+        let grant = Grant::from_bytes(&unhex(&dying.hear())).unwrap();
+        let mut writer = initiator.open(&grant).unwrap();
+        let target = dying.child.id() as i32;
+        struct Killer(Vec<u8>, i32, AtomicUsize);
+        impl AsRef<[u8]> for Killer {
+            fn as_ref(&self) -> &[u8] {
+                if self.2.fetch_add(1, Ordering::Relaxed) == 5 {
+                    // SAFETY: a signal to a child that has not been waited for.
+                    unsafe { libc::kill(self.1, libc::SIGKILL) };
+                }
+                &self.0
+            }
+        }
+        for index in 0..PAGES {
+            let page = Killer(
+                pattern(1, index, PAGE),
+                target,
+                AtomicUsize::new(if index == 1 { 0 } else { 100 }),
+            );
+            if let Err(error) = writer.write(index, Source::from_bytes(page)) {
+                assert!(matches!(error, WriteError::Lost(_)), "{error}");
+            }
+        }
+        let failed = writer.finish(Vec::new()).unwrap_err();
+        assert!(
+            matches!(
+                failed,
+                WriteError::Lost(_) | WriteError::MissingPages { .. }
+            ),
+            "{failed}"
+        );
+        assert_eq!(initiator.stats().failures(FailureKind::Lost), 1);
+        assert_eq!(
+            initiator.stats().shm.in_flight + initiator.stats().tcp.in_flight,
+            0
+        );
+
+        let pool = Pool::new(PAGE, PAGES);
+        let living = bind(&pool, LONG);
+        let (lease, grant) = living.grant(&[1], None).unwrap();
+        let mut writer = initiator.open(&grant).unwrap();
+        writer
+            .write(0, Source::from_bytes(pattern(1, 0, PAGE)))
+            .unwrap();
+        writer.finish(Vec::new()).unwrap();
+        let _ = lease.complete().unwrap();
+    }
+}
+
+#[test]
+fn a_target_that_stops_is_given_up_after_the_stall_time() {
+    for wire in BOTH {
+        let initiator = initiator(wire, Duration::from_millis(200));
+        let mut stopping = Peer::start("target");
+        let grant = Grant::from_bytes(&unhex(&stopping.hear())).unwrap();
+        let mut writer = initiator.open(&grant).unwrap();
+        stopping.signal(libc::SIGSTOP);
+        stopping.wait_stopped();
+        for index in 0..PAGES {
+            writer
+                .write(index, Source::from_bytes(pattern(1, index, PAGE)))
+                .unwrap();
+        }
+        let failed = writer.finish(Vec::new()).unwrap_err();
+        assert_eq!(failed, WriteError::Stalled(Duration::from_millis(200)));
+        // A stopped target still has its backlog: connecting does not hang either.
+        let config = InitiatorConfig {
+            connect: Duration::from_millis(200),
+            ..InitiatorConfig::default()
+        };
+        assert!(
+            Initiator::new(Layout::new(PAGE), config)
+                .open(&grant)
+                .is_err()
+        );
+        stopping.signal(libc::SIGCONT);
+    }
+}
