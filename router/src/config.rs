@@ -75,16 +75,16 @@ impl Default for AdmissionLimits {
 /// How failures of workers are hidden from clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryLimits {
-    /// Attempts in a row that bring no token. Bounds what a request that kills workers can kill.
+    /// Attempts in a row that a worker took on and that brought no token. Bounds what a request
+    /// that kills workers can kill.
     pub max_fruitless_attempts: u32,
     /// Attempts in all.
     pub max_attempts: u32,
-    /// How long a sequence waits while no decode worker is attached: long enough for a crashed one
-    /// to be started again.
+    /// How long a sequence looks for a worker that takes it on, while none is attached or none can be
+    /// reached: long enough for a crashed one to be started again.
     pub worker_wait: Duration,
     /// A decode worker that failed a sequence is left out of its next attempt for this long, and
-    /// twice as long after each further fruitless attempt. If it is still attached then, it was
-    /// not dead.
+    /// twice as long after each further failure. If it is still attached then, it was not dead.
     pub leave_out: Duration,
 }
 

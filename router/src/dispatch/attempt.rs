@@ -1,8 +1,10 @@
 //! One call of one decode worker.
 
+use std::time::Instant;
+
 use millrace_proto::worker::v1 as proto;
 use proto::decode_client::DecodeClient;
-use tonic::Streaming;
+use tonic::{Request, Streaming};
 
 use super::failure::{Failure, Reason, classify};
 use super::placement::Placement;
@@ -17,20 +19,25 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Sends the request to the placement's decode worker.
+    /// Sends the request to the placement's decode worker, which hears of the deadline too.
     ///
     /// # Errors
     /// The worker refused it or was not reached. The placement stays the caller's to judge.
     pub async fn call(
         placement: &Placement,
         request: proto::GenerateRequest,
+        deadline: Option<Instant>,
     ) -> Result<Streaming<proto::GenerateUpdate>, Failure> {
+        let mut request = Request::new(request);
+        if let Some(at) = deadline {
+            request.set_timeout(at.saturating_duration_since(Instant::now()));
+        }
         let mut client = DecodeClient::new(placement.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         match client.generate(request).await {
             Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(classify(&status)),
+            Err(status) => Err(classify(&status).before_start()),
         }
     }
 

@@ -25,6 +25,20 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same failure, of a call that was never accepted.
+    pub fn before_start(self) -> Failure {
+        match self {
+            Failure::Decode {
+                reason: Reason::Unavailable,
+                message,
+            } => Failure::Decode {
+                reason: Reason::Refused,
+                message,
+            },
+            other => other,
+        }
+    }
+
     /// What the client is told when this was the last of too many attempts.
     pub fn after(self, attempts: u32) -> RequestError {
         match self {
@@ -46,7 +60,9 @@ impl Failure {
 /// A label of `router_replays_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// It could not be reached, is shutting down, or its connection broke.
+    /// It could not be reached or is shutting down: it never had the sequence.
+    Refused,
+    /// Its connection broke, or it shut down, while it had the sequence.
     Unavailable,
     /// The stream ended before the sequence did.
     Truncated,
@@ -59,6 +75,7 @@ pub enum Reason {
 impl Reason {
     pub fn label(self) -> &'static str {
         match self {
+            Reason::Refused => "decode_refused",
             Reason::Unavailable => "decode_unavailable",
             Reason::Truncated => "decode_truncated",
             Reason::Overloaded => "decode_overloaded",
@@ -84,6 +101,10 @@ pub fn classify(status: &Status) -> Failure {
         Code::InvalidArgument | Code::OutOfRange => Failure::Final(RequestError::Invalid {
             message,
             param: None,
+        }),
+        // Our own deadline, which the worker was told: it was a little faster.
+        Code::DeadlineExceeded => Failure::Final(RequestError::Deadline {
+            stage: "at the workers",
         }),
         // A connection that breaks mid-stream comes as one of these, and so does a worker's bug;
         // the bound on fruitless attempts tells them apart.

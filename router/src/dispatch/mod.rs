@@ -9,6 +9,7 @@ mod attempt;
 mod failure;
 mod job;
 pub mod pairing;
+mod patience;
 mod placement;
 mod replay;
 mod wire;

@@ -4,7 +4,7 @@
 //! next:  deadline around
 //!   advance:  an attempt is running?  yes: its next update
 //!                                     no:  place (wait for workers) -> start an attempt
-//!             it failed?  recover: leave the failed worker out, count, go on from the tokens so far
+//!             it failed?  recover: is there patience left? go on from the tokens so far
 //! ```
 //!
 //! A new attempt is given the prompt and every token that was delivered, under the same seed, so
@@ -22,10 +22,10 @@ use super::attempt::Attempt;
 use super::failure::Failure;
 use super::job::{End, Job, Update};
 use super::pairing::Ask;
+use super::patience::Patience;
 use super::placement::{Placement, place};
 use super::wire;
 use crate::api::{FinishReason, RequestError};
-use crate::fleet::WorkerKey;
 
 /// The updates of one sequence. Ends after the update with an `end`, or with an error. Dropping it
 /// cancels the sequence on the workers.
@@ -46,17 +46,14 @@ struct Run {
     output: Vec<u32>,
     delivered_first: bool,
     ended: bool,
-    attempts: u32,
-    /// Attempts since the last token.
-    fruitless: u32,
-    not_decode: Vec<(WorkerKey, Instant)>,
-    not_prefill: Vec<WorkerKey>,
+    patience: Patience,
 }
 
 impl Run {
     fn new(dispatcher: Arc<Dispatcher>, job: Job) -> Run {
         let root = BlockHash::root(&dispatcher.model_revision, &job.cache_salt);
         Run {
+            patience: Patience::new(dispatcher.limits),
             dispatcher,
             job,
             root,
@@ -64,10 +61,6 @@ impl Run {
             output: Vec::new(),
             delivered_first: false,
             ended: false,
-            attempts: 0,
-            fruitless: 0,
-            not_decode: Vec::new(),
-            not_prefill: Vec::new(),
         }
     }
 
@@ -133,7 +126,7 @@ impl Run {
     fn deliver(&mut self, update: millrace_proto::worker::v1::GenerateUpdate) -> Update {
         let update = wire::update(update, !std::mem::replace(&mut self.delivered_first, true));
         if !update.tokens.is_empty() {
-            self.fruitless = 0;
+            self.patience.progress();
             self.output
                 .extend(update.tokens.iter().map(|token| token.id));
         }
@@ -144,12 +137,11 @@ impl Run {
     async fn start(&mut self) -> Result<(), RequestError> {
         let placement = self.place().await?;
         let mut request_id = self.job.request_id.clone();
-        if self.attempts > 0 {
+        if self.patience.attempts() > 0 {
             // Unique, so that a worker that still tears down an earlier attempt is not confused.
-            request_id.push_str(&format!("-r{}", self.attempts));
+            request_id.push_str(&format!("-r{}", self.patience.attempts()));
         }
-        self.attempts += 1;
-        self.fruitless += 1;
+        self.patience.attempt();
         tracing::debug!(
             request_id,
             decode = placement.decode.worker_id,
@@ -170,7 +162,7 @@ impl Run {
             placement.prefill.as_ref(),
             prompt_logprobs,
         );
-        match Attempt::call(&placement, request).await {
+        match Attempt::call(&placement, request, self.job.deadline).await {
             Ok(updates) => self.attempt = Some(Attempt::new(placement, updates)),
             Err(failure) => self.recover(placement, failure)?,
         }
@@ -190,41 +182,36 @@ impl Run {
         let dispatcher = Arc::clone(&self.dispatcher);
         // Subscribed before the first look, so that no change between looks is missed.
         let mut changes = dispatcher.roster.changes();
-        let give_up = Instant::now() + dispatcher.limits.worker_wait;
+        let give_up = self.patience.give_up_at(Instant::now());
         loop {
             let now = Instant::now();
-            self.not_decode.retain(|&(_, until)| until > now);
-            let not_decode: Vec<WorkerKey> =
-                self.not_decode.iter().map(|&(worker, _)| worker).collect();
+            let not_decode = self.patience.not_decode(now);
+            let max_tokens = self.job.sampling.max_tokens;
             let ask = Ask {
                 tokens: tokens.len() as u32,
                 blocks: &blocks,
-                max_output: self
-                    .job
-                    .sampling
-                    .max_tokens
-                    .saturating_sub(self.output.len() as u32),
+                max_output: max_tokens.saturating_sub(self.output.len() as u32),
                 not_decode: &not_decode,
-                not_prefill: &self.not_prefill,
+                not_prefill: self.patience.not_prefill(),
             };
             if let Some(placement) = place(&dispatcher.roster, &ask, &dispatcher.metrics, now) {
                 return Ok(placement);
             }
             if now >= give_up {
-                let waited = dispatcher.limits.worker_wait.as_secs();
-                return Err(RequestError::Unavailable {
-                    message: format!(
-                        "no decode worker was attached for {waited} s; start one or see its log"
-                    ),
-                });
+                let waited = dispatcher.limits.worker_wait;
+                let message = format!(
+                    "no decode worker was available for {waited:?}; start one or see its log"
+                );
+                return Err(RequestError::Unavailable { message });
             }
             // Woken by a change, when a worker that was left out may be tried again, or to give up.
             let wake = self
-                .not_decode
-                .iter()
-                .map(|&(_, until)| until)
-                .fold(give_up, Instant::min);
-            wait_for(&mut changes, wake).await;
+                .patience
+                .next_return()
+                .into_iter()
+                .chain([give_up])
+                .min();
+            wait_for(&mut changes, wake.unwrap_or(give_up)).await;
         }
     }
 
@@ -236,27 +223,20 @@ impl Run {
         let Placement {
             decode, prefill, ..
         } = &placement;
-        let (attempts, fruitless) = (self.attempts, self.fruitless);
         let prefill_id = prefill.as_ref().map(|p| p.worker_id.as_str());
+        let attempts = self.patience.attempts();
         tracing::warn!(decode = decode.worker_id, prefill = prefill_id, attempts, %failure, "attempt failed");
-
-        let Dispatcher {
-            limits, metrics, ..
-        } = &*self.dispatcher;
-        let spent = fruitless >= limits.max_fruitless_attempts || attempts >= limits.max_attempts;
+        let prefill = prefill.as_ref().map(|p| p.worker);
+        if !self
+            .patience
+            .failed(&failure, decode.worker, prefill, Instant::now())
+        {
+            return Err(failure.after(attempts));
+        }
         match failure {
+            Failure::Prefill { .. } => self.dispatcher.metrics.prefill_retried(),
+            Failure::Decode { reason, .. } => self.dispatcher.metrics.replayed(reason.label()),
             Failure::Final(error) => return Err(error),
-            failure if spent => return Err(failure.after(attempts)),
-            Failure::Prefill { .. } => {
-                self.not_prefill.extend(prefill.as_ref().map(|p| p.worker));
-                metrics.prefill_retried();
-            }
-            Failure::Decode { reason, .. } => {
-                let doubled = 1 << fruitless.saturating_sub(1).min(16);
-                let until = Instant::now() + limits.leave_out * doubled;
-                self.not_decode.push((decode.worker, until));
-                metrics.replayed(reason.label());
-            }
         }
         Ok(())
     }

@@ -39,6 +39,13 @@ pub struct Router {
     server: JoinHandle<()>,
 }
 
+/// Where workers attach.
+impl AsRef<str> for Router {
+    fn as_ref(&self) -> &str {
+        &self.address
+    }
+}
+
 impl Drop for Router {
     fn drop(&mut self) {
         self.server.abort();

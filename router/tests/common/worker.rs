@@ -20,7 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{Router, model};
+use super::model;
 
 /// A token that decodes to plain text, drawn from all that came before.
 pub fn next_token(seed: u64, tokens: &[u32]) -> u32 {
@@ -126,13 +126,13 @@ pub fn hello(id: &str, role: proto::Role, address: &str) -> proto::Hello {
 }
 
 impl Worker {
-    /// Attaches a decode worker that generates as many tokens as are asked for.
-    pub async fn decode(router: &Router, id: &str) -> Worker {
+    /// Attaches to the router at an address, as a decode worker that generates as many tokens as are asked for.
+    pub async fn decode(router: &impl AsRef<str>, id: &str) -> Worker {
         Worker::decode_with(router, id, Semaphore::MAX_PERMITS).await
     }
 
     /// Attaches a decode worker that generates one token a permit.
-    pub async fn decode_with(router: &Router, id: &str, tokens: usize) -> Worker {
+    pub async fn decode_with(router: &impl AsRef<str>, id: &str, tokens: usize) -> Worker {
         let runtime = runtime();
         let control = Arc::new(Control::default());
         let tokens = Arc::new(Semaphore::new(tokens));
@@ -146,14 +146,14 @@ impl Worker {
         let server = tonic::transport::Server::builder().add_service(service);
         runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
         let hello = hello(id, proto::Role::Decode, &address);
-        Worker::attach(router, runtime, hello, control, tokens).await
+        Worker::attach(router.as_ref(), runtime, hello, control, tokens).await
     }
 
     /// Attaches a prefill worker; nothing calls it, since the decode workers here compute nothing.
-    pub async fn prefill(router: &Router, id: &str) -> Worker {
+    pub async fn prefill(router: &impl AsRef<str>, id: &str) -> Worker {
         let hello = hello(id, proto::Role::Prefill, "127.0.0.1:9");
         Worker::attach(
-            router,
+            router.as_ref(),
             runtime(),
             hello,
             Arc::default(),
@@ -163,14 +163,14 @@ impl Worker {
     }
 
     async fn attach(
-        router: &Router,
+        router: &str,
         runtime: Runtime,
         hello: proto::Hello,
         control: Arc<Control>,
         tokens: Arc<Semaphore>,
     ) -> Worker {
         let id = hello.worker_id.clone();
-        let (outbox, mut from_router) = dial(&runtime, &router.address, hello).await;
+        let (outbox, mut from_router) = dial(&runtime, router, hello).await;
         let first = from_router.recv().await.expect("the router answers");
         assert_eq!(first, FromRouter::Admitted(proto::Admitted {}));
         let snapshot = proto::Snapshot {
@@ -207,8 +207,13 @@ impl Worker {
         self.control.faults.lock().push_back(fault);
     }
 
+    /// Calls in progress.
+    pub fn running(&self) -> usize {
+        self.control.running.load(Ordering::SeqCst)
+    }
+
     pub async fn until_idle(&self) {
-        while self.control.running.load(Ordering::SeqCst) > 0 {
+        while self.running() > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
     }
