@@ -58,3 +58,10 @@ pub enum EngineError {
     #[error("{what} must be at least 1")]
     Zero { what: &'static str },
 }
+
+/// How far loading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+}

@@ -6,10 +6,11 @@ mod status;
 use millrace_kernels::{Backend, Batch};
 use millrace_model::{checkpoint::Checkpoint, config::ModelConfig};
 
-pub use status::{Counters, LoadProgress, Pending, Status};
+pub use status::{Counters, Pending, Status};
 
 use crate::{
     EngineConfig, EngineError, Event, Kind, PageRef, Reject, Request, RequestId, TokenOutput,
+    config::LoadProgress,
     forward::Forward,
     pages::PagePool,
     sampling::Sampler,

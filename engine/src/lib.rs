@@ -22,7 +22,7 @@ pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
 
-pub use config::{EngineConfig, EngineError};
+pub use config::{EngineConfig, EngineError, LoadProgress};
 pub use engine::Engine;
 pub use pages::{LeasedPages, PageRef};
 pub use request::{

@@ -5,7 +5,7 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
-use millrace_engine::engine::LoadProgress;
+use millrace_engine::LoadProgress;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Instant};
 
-use millrace_engine::{Engine, EngineConfig, LeasedPages, engine::LoadProgress, pages::PagePool};
+use millrace_engine::{Engine, EngineConfig, LeasedPages, LoadProgress, pages::PagePool};
 use millrace_kernels::{PageLayout, cpu::CpuBackend};
 use millrace_model::checkpoint::Checkpoint;
 

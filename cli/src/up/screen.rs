@@ -3,7 +3,7 @@
 //! All of it goes to standard error; standard output has the endpoints alone.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use millrace_engine::engine::LoadProgress;
+use millrace_engine::LoadProgress;
 use millrace_worker::notice::Notice;
 
 use super::child::{Event, Exit};

@@ -45,10 +45,3 @@ pub struct Counters {
     /// Rows computed, drafts included.
     pub step_tokens: u64,
 }
-
-/// How far loading has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LoadProgress {
-    pub bytes_done: u64,
-    pub bytes_total: u64,
-}

@@ -3,7 +3,7 @@
 use millrace_kernels::{Backend, RopeTable};
 use millrace_model::{checkpoint::Checkpoint, config::RopeConfig, matrix::Matrix};
 
-use crate::{EngineError, engine::LoadProgress};
+use crate::{EngineError, config::LoadProgress};
 
 /// Reads tensors and counts what it has read.
 pub struct Loader<'a, B: Backend> {

@@ -16,7 +16,7 @@ use millrace_model::{
     config::{CommonConfig, Family},
 };
 
-use crate::{EngineConfig, EngineError, engine::LoadProgress};
+use crate::{EngineConfig, EngineError, config::LoadProgress};
 use deepseek::DeepSeek;
 use dense::Dense;
 use load::Loader;
