@@ -10,15 +10,17 @@
 //!                          stream of tokens
 //! ```
 //!
-//! [`call`] is a request's way from top to bottom. [`lease`] is the only place that decides when
-//! pages that a peer could write are pages again.
+//! [`call`] is a request's way from top to bottom, [`remote`] its detour over a prefill worker.
+//! [`lease`] is the only place that decides when pages that a peer could write are pages again.
 
 mod call;
 mod config;
+mod context;
 mod failure;
 mod lease;
 mod metrics;
 mod peers;
+mod remote;
 mod request;
 mod service;
 mod update;
@@ -75,7 +77,7 @@ async fn serve(
     let started = worker.start(loaded, move |pages, first_page| {
         lease::PagesAtPeer::grant(target.as_ref(), pages, first_page)
     })?;
-    let context = call::Context {
+    let context = context::Context {
         engine: started.engine.clone(),
         peers: peers::Peers::new(config.prefill_connect),
         prefill_timeout: config.prefill_timeout,

@@ -11,10 +11,7 @@ use millrace_proto::worker::v1::{
 };
 use millrace_worker::deadline;
 
-use crate::{
-    call::{Call, Context},
-    request::Generation,
-};
+use crate::{call::Call, context::Context, request::Generation};
 
 /// A prompt of 163 840 tokens is half a mebibyte; a bias for every token of a large vocabulary is
 /// about two.
