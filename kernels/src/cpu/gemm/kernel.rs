@@ -20,7 +20,8 @@ pub(super) struct Product {
     pub weights: *const u8,
     pub panel_bytes: usize,
     pub panels: usize,
-    /// Inputs, in blocks of `block` (the last one may be short).
+    /// Inputs, in blocks of `block` (the last one may be short); a block's weights begin at a
+    /// multiple of four inputs.
     pub inputs: usize,
     pub block: usize,
     /// Sixteen scales of the first panel's first block, the next block's, and so on; floats from one
@@ -63,11 +64,11 @@ impl<W: Weights, const ROWS: usize> Kernel for Rows<W, ROWS> {
         // SAFETY: the caller's; panels `panel ..` exist.
         unsafe {
             let mut panel = 0;
-            while S::ACCUMULATORS >= 8 * ROWS && panel + 8 <= self.0.panels {
+            while ROWS == 1 && S::ACCUMULATORS >= 8 && panel + 8 <= self.0.panels {
                 self.tile::<S, 8>(panel);
                 panel += 8;
             }
-            while S::ACCUMULATORS >= 4 * ROWS && panel + 4 <= self.0.panels {
+            while S::ACCUMULATORS >= 4 * ROWS + W::TEMPORARIES && panel + 4 <= self.0.panels {
                 self.tile::<S, 4>(panel);
                 panel += 4;
             }
@@ -100,28 +101,34 @@ impl<W: Weights, const ROWS: usize> Rows<W, ROWS> {
             while k < product.inputs {
                 let end = (k + product.block).min(product.inputs);
                 let mut sums = [[S::zero(); PANELS]; ROWS];
-                while k + 2 <= end {
+                // Constant indices, or the compiler keeps the sums in memory.
+                macro_rules! inputs {
+                    ($p:ident, $four:ident, $($j:literal)*) => {{
+                        $(for r in 0..ROWS {
+                            let x = S::splat(*product.x[r].add(k + $j));
+                            sums[r][$p] = S::fma(x, $four[$j], sums[r][$p]);
+                        })*
+                    }};
+                }
+                while k + 4 <= end {
                     for p in 0..PANELS {
-                        let (even, odd) = W::pair::<S>(weights.add(p * panel_bytes));
-                        for r in 0..ROWS {
-                            let x = product.x[r].add(k);
-                            sums[r][p] = S::fma(S::splat(*x), even, sums[r][p]);
-                            sums[r][p] = S::fma(S::splat(*x.add(1)), odd, sums[r][p]);
-                        }
+                        let four = W::four::<S>(weights.add(p * panel_bytes));
+                        inputs!(p, four, 0 1 2 3);
                     }
-                    weights = weights.add(W::PAIR_BYTES);
-                    k += 2;
+                    weights = weights.add(W::BYTES);
+                    k += 4;
                 }
                 if k < end {
                     for p in 0..PANELS {
-                        let last = W::single::<S>(weights.add(p * panel_bytes));
-                        for r in 0..ROWS {
-                            let x = S::splat(*product.x[r].add(k));
-                            sums[r][p] = S::fma(x, last, sums[r][p]);
+                        let four = W::four::<S>(weights.add(p * panel_bytes));
+                        match end - k {
+                            1 => inputs!(p, four, 0),
+                            2 => inputs!(p, four, 0 1),
+                            _ => inputs!(p, four, 0 1 2),
                         }
                     }
-                    weights = weights.add(W::PAIR_BYTES / 2);
-                    k += 1;
+                    weights = weights.add(W::BYTES);
+                    k = end;
                 }
                 for p in 0..PANELS {
                     for r in 0..ROWS {
@@ -143,32 +150,35 @@ impl<W: Weights, const ROWS: usize> Rows<W, ROWS> {
     }
 }
 
-/// Widens `len` inputs of one panel to `[input][16]` float32.
+/// Widens `fours` times four inputs of one panel to float32, `[input][16]`.
 ///
 /// # Safety
-/// The processor has `isa`; `from` holds `len` inputs of a panel.
-pub(super) unsafe fn widen(isa: Isa, format: Format, from: *const u8, len: usize, to: &mut [f32]) {
+/// The processor has `isa`; `from` holds that many inputs of a panel.
+pub(super) unsafe fn widen(
+    isa: Isa,
+    format: Format,
+    from: *const u8,
+    fours: usize,
+    to: &mut [f32],
+) {
     struct Widen<'a, W>(*const u8, usize, &'a mut [f32], PhantomData<W>);
     impl<W: Weights> Kernel for Widen<'_, W> {
         type Output = ();
         #[inline(always)]
         unsafe fn run<S: Simd>(self) {
-            let Widen(from, len, to, _) = self;
-            let to = to[..len * LANES].as_mut_ptr();
+            let Widen(from, fours, to, _) = self;
+            let to = to[..fours * 4 * LANES].as_mut_ptr();
             // SAFETY: the caller's, and the slice above.
             unsafe {
-                for pair in 0..len / 2 {
-                    let (even, odd) = W::pair::<S>(from.add(pair * W::PAIR_BYTES));
-                    S::store(to.add(2 * pair * LANES), even);
-                    S::store(to.add((2 * pair + 1) * LANES), odd);
-                }
-                if len % 2 == 1 {
-                    let last = W::single::<S>(from.add(len / 2 * W::PAIR_BYTES));
-                    S::store(to.add((len - 1) * LANES), last);
+                for i in 0..fours {
+                    let four = W::four::<S>(from.add(i * W::BYTES));
+                    for j in 0..4 {
+                        S::store(to.add((i * 4 + j) * LANES), four[j]);
+                    }
                 }
             }
         }
     }
     // SAFETY: the caller's.
-    with_format!(format, W => unsafe { isa.run(Widen::<W>(from, len, to, PhantomData)) })
+    with_format!(format, W => unsafe { isa.run(Widen::<W>(from, fours, to, PhantomData)) })
 }

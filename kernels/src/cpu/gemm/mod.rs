@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::buffer::Floats;
 use super::elementwise;
-use super::pack::{Format, Packed};
+use super::pack::{FP8_INPUT, Format, Packed};
 use super::simd::{Isa, LANES};
 use super::tensor::{Input, Output};
 use kernel::{MAX_ROWS, Product};
@@ -33,10 +33,17 @@ pub(super) enum Finish<'a> {
 /// Buffers of one thread; they grow to what the largest product needs and stay.
 #[derive(Default)]
 struct Scratch {
-    /// Widened weights.
-    weights: Floats,
+    buffers: Buffers,
     /// Products that are not stored as they are.
     products: Floats,
+}
+
+#[derive(Default)]
+struct Buffers {
+    /// Widened weights.
+    weights: Floats,
+    /// Scaled activations.
+    inputs: Floats,
 }
 
 thread_local! {
@@ -89,7 +96,7 @@ pub(super) fn product(
                         &group,
                         x,
                         &chunk,
-                        &mut scratch.weights,
+                        &mut scratch.buffers,
                         to,
                         out.stride(),
                     )
@@ -107,7 +114,7 @@ pub(super) fn product(
                 let products = scratch.products.at_least(chunk.len() * stride);
                 let to = products.as_mut_ptr();
                 // SAFETY: the buffer has the chunk's rows of `stride` values.
-                unsafe { plan.run(isa, w, &group, x, &chunk, &mut scratch.weights, to, stride) };
+                unsafe { plan.run(isa, w, &group, x, &chunk, &mut scratch.buffers, to, stride) };
                 for (row, product) in chunk.clone().zip(products.chunks_exact(stride)) {
                     store(isa, w, &group, row, product, out, finish);
                 }
@@ -164,46 +171,25 @@ impl Plan {
         group: &Range<usize>,
         x: &Input<'_>,
         chunk: &Range<usize>,
-        widened: &mut Floats,
+        scratch: &mut Buffers,
         to: *mut f32,
         stride: usize,
     ) {
         for blocks in chunks(0..w.k_blocks(), self.blocks) {
-            let (first, last) = (
-                blocks.start * w.k_block,
-                (blocks.end * w.k_block).min(w.inputs),
-            );
-            let stored = w.panel(group.start)[first * LANES * w.format.bytes()..].as_ptr();
-            let (weights, panel_bytes) = if self.format == w.format {
-                (stored, w.panel_bytes())
-            } else {
-                let len = (last - first) * LANES;
-                let widened = widened.at_least(group.len() * len);
-                for (panel, to) in widened.chunks_exact_mut(len).enumerate() {
-                    // SAFETY: the group's panels follow one another; each holds these inputs.
-                    unsafe {
-                        let from = stored.add(panel * w.panel_bytes());
-                        kernel::widen(isa, w.format, from, last - first, to);
-                    }
-                }
-                (widened.as_ptr().cast(), len * size_of::<f32>())
-            };
+            let inputs = blocks.start * w.k_block..(blocks.end * w.k_block).min(w.inputs);
+            let (weights, panel_bytes) = self.weights(isa, w, group, &inputs, &mut scratch.weights);
             let scales = w.panel_scales(group.start);
             for rows in even_chunks(chunk.clone(), self.passes) {
-                let mut inputs = [std::ptr::null(); MAX_ROWS];
-                for (input, row) in inputs.iter_mut().zip(rows.clone()) {
-                    *input = x.row(row)[first..last].as_ptr();
-                }
                 let product = Product {
                     format: self.format,
                     weights,
                     panel_bytes,
                     panels: group.len(),
-                    inputs: last - first,
+                    inputs: inputs.len(),
                     block: w.k_block,
                     scales: scales.map_or(std::ptr::null(), |s| s[blocks.start * LANES..].as_ptr()),
                     panel_scales: w.k_blocks() * LANES,
-                    x: inputs,
+                    x: activations(w, x, &rows, &inputs, &mut scratch.inputs),
                     rows: rows.len(),
                     resume: blocks.start > 0,
                     // SAFETY: inside what the caller gave.
@@ -215,6 +201,59 @@ impl Plan {
             }
         }
     }
+
+    /// First weight of a group's inputs `inputs`, and bytes from one panel to the next.
+    fn weights(
+        &self,
+        isa: Isa,
+        w: &Packed,
+        group: &Range<usize>,
+        inputs: &Range<usize>,
+        widened: &mut Floats,
+    ) -> (*const u8, usize) {
+        let (first, end) = (w.place(inputs.start), w.place(inputs.end));
+        let stored = |panel: usize| &w.panel(panel)[first * LANES * w.format.bytes()..];
+        if self.format == w.format {
+            return (stored(group.start).as_ptr(), w.panel_bytes());
+        }
+        let len = (end - first) * LANES;
+        let widened = widened.at_least(group.len() * len);
+        for (panel, to) in group.clone().zip(widened.chunks_exact_mut(len)) {
+            // SAFETY: the panel holds these inputs, a multiple of four with their padding.
+            unsafe { kernel::widen(isa, w.format, stored(panel).as_ptr(), (end - first) / 4, to) };
+        }
+        (widened.as_ptr().cast(), len * size_of::<f32>())
+    }
+}
+
+/// Inputs `inputs` of some rows, scaled for fp8 weights.
+fn activations(
+    w: &Packed,
+    x: &Input<'_>,
+    rows: &Range<usize>,
+    inputs: &Range<usize>,
+    scaled: &mut Floats,
+) -> [*const f32; MAX_ROWS] {
+    let mut pointers = [std::ptr::null(); MAX_ROWS];
+    let len = inputs.len();
+    let scaled = scaled.at_least(if w.format == Format::Fp8 {
+        rows.len() * len
+    } else {
+        0
+    });
+    for (i, row) in rows.clone().enumerate() {
+        let mut values = &x.row(row)[inputs.clone()];
+        if w.format == Format::Fp8 {
+            let scaled = &mut scaled[i * len..][..len];
+            scaled
+                .iter_mut()
+                .zip(values)
+                .for_each(|(to, x)| *to = x * FP8_INPUT);
+            values = scaled;
+        }
+        pointers[i] = values.as_ptr();
+    }
+    pointers
 }
 
 /// Puts one row of buffered products of `panels` where it belongs.

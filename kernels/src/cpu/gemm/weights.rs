@@ -1,68 +1,60 @@
-//! How kernels read weights of each format: two neighbouring inputs at a time.
+//! How kernels read weights of each format: four neighbouring inputs at a time.
 
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{LANES, Simd};
 
 /// Values of a panel as vectors of sixteen columns.
 pub(super) trait Weights {
-    /// Bytes of sixteen columns of two inputs.
-    const PAIR_BYTES: usize;
+    /// Bytes of sixteen columns of four inputs.
+    const BYTES: usize;
+    /// Accumulators to leave free for widening when four panels are in work (found by measuring:
+    /// beyond, the compiler spills).
+    const TEMPORARIES: usize;
 
-    /// Sixteen columns of two neighbouring inputs.
+    /// Sixteen columns of each of four neighbouring inputs.
     ///
     /// # Safety
-    /// As for [`Simd`]; `from` holds `PAIR_BYTES`.
-    unsafe fn pair<S: Simd>(from: *const u8) -> (S::V, S::V);
-
-    /// Sixteen columns of one input: the first of a pair, or any where inputs do not share words.
-    ///
-    /// # Safety
-    /// As for [`pair`](Self::pair).
-    unsafe fn single<S: Simd>(from: *const u8) -> S::V;
+    /// As for [`Simd`]; `from` holds `BYTES`.
+    unsafe fn four<S: Simd>(from: *const u8) -> [S::V; 4];
 }
 
 macro_rules! weights {
-    ($name:ident, $pair_bytes:expr, |$from:ident| $pair:expr, $single:expr) => {
+    ($name:ident, $bytes:expr, $temporaries:expr, |$from:ident| $load:expr) => {
         pub(super) struct $name;
         impl Weights for $name {
-            const PAIR_BYTES: usize = $pair_bytes;
+            const BYTES: usize = 4 * LANES * $bytes;
+            const TEMPORARIES: usize = $temporaries;
             #[inline(always)]
-            unsafe fn pair<S: Simd>($from: *const u8) -> (S::V, S::V) {
-                // SAFETY: the caller's; a pair is all inside `PAIR_BYTES`.
-                unsafe { $pair }
-            }
-            #[inline(always)]
-            unsafe fn single<S: Simd>($from: *const u8) -> S::V {
-                // SAFETY: the caller's.
-                unsafe { $single }
+            unsafe fn four<S: Simd>($from: *const u8) -> [S::V; 4] {
+                // SAFETY: the caller's; all inside `BYTES`.
+                unsafe { $load }
             }
         }
     };
 }
 
-weights!(
-    F32,
-    128,
-    |from| (S::load(from.cast()), S::load(from.add(64).cast())),
-    S::load(from.cast())
-);
-weights!(
-    F16,
-    64,
-    |from| (S::load_f16(from), S::load_f16(from.add(32))),
-    S::load_f16(from)
-);
-weights!(
-    Bf16,
-    64,
-    |from| S::load_bf16_pairs(from),
-    S::load_bf16_pairs(from).0
-);
-weights!(
-    Fp8,
-    32,
-    |from| (S::load_fp8_div_256(from), S::load_fp8_div_256(from.add(16))),
-    S::load_fp8_div_256(from)
-);
+weights!(F32, 4, 0, |from| {
+    let from = from.cast::<f32>();
+    [
+        S::load(from),
+        S::load(from.add(16)),
+        S::load(from.add(32)),
+        S::load(from.add(48)),
+    ]
+});
+weights!(F16, 2, 0, |from| {
+    [
+        S::load_f16(from),
+        S::load_f16(from.add(32)),
+        S::load_f16(from.add(64)),
+        S::load_f16(from.add(96)),
+    ]
+});
+weights!(Bf16, 2, 0, |from| {
+    let (a, b) = S::load_bf16_pairs(from);
+    let (c, d) = S::load_bf16_pairs(from.add(64));
+    [a, b, c, d]
+});
+weights!(Fp8, 1, 12, |from| S::load_fp8_fours(from));
 
 /// Evaluates `$call` with `$W` standing for a format's [`Weights`].
 macro_rules! with_format {

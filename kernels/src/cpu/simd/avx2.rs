@@ -252,18 +252,34 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn load_fp8_div_256(from: *const u8) -> Pair {
-        // SAFETY: see above. The sign-extended shift left by 7 leaves the sign in bits 15 and 14.
+    unsafe fn load_fp8_fours(from: *const u8) -> [Pair; 4] {
+        #[inline(always)]
+        unsafe fn half(from: *const u8) -> [__m256; 4] {
+            // SAFETY: see above. As in the AVX-512 form.
+            unsafe {
+                let bytes = _mm256_loadu_si256(from.cast());
+                let keep = _mm256_set1_epi16(0x87f0_u16 as i16);
+                let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                let even = _mm256_srai_epi16::<4>(_mm256_slli_epi16::<8>(bytes));
+                let even = _mm256_and_si256(even, keep);
+                let odd = _mm256_and_si256(_mm256_srai_epi16::<4>(bytes), keep);
+                [
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(even)),
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(odd)),
+                    _mm256_castsi256_ps(_mm256_and_si256(even, high)),
+                    _mm256_castsi256_ps(_mm256_and_si256(odd, high)),
+                ]
+            }
+        }
+        // SAFETY: see above.
         unsafe {
-            let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast()));
-            let halves = _mm256_and_si256(
-                _mm256_slli_epi16::<7>(wide),
-                _mm256_set1_epi16(0xbf80_u16 as i16),
-            );
-            Pair(
-                _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
-                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
-            )
+            let (a, b) = (half(from), half(from.add(32)));
+            [
+                Pair(a[0], b[0]),
+                Pair(a[1], b[1]),
+                Pair(a[2], b[2]),
+                Pair(a[3], b[3]),
+            ]
         }
     }
 }

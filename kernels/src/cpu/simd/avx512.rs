@@ -205,15 +205,22 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
     }
     #[inline(always)]
-    unsafe fn load_fp8_div_256(from: *const u8) -> __m512 {
-        // SAFETY: see above. The sign-extended shift left by 7 leaves the sign in bits 15 and 14.
+    unsafe fn load_fp8_fours(from: *const u8) -> [__m512; 4] {
+        // SAFETY: see above. Half-words first: the shift spreads the sign over four bits, of which
+        // the mask keeps the highest.
         unsafe {
-            let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast()));
-            let halves = _mm256_and_si256(
-                _mm256_slli_epi16::<7>(wide),
-                _mm256_set1_epi16(0xbf80_u16 as i16),
-            );
-            _mm512_cvtph_ps(halves)
+            let bytes = _mm512_loadu_si512(from.cast());
+            let keep = _mm512_set1_epi16(0x87f0_u16 as i16);
+            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let even = _mm512_srai_epi16::<4>(_mm512_slli_epi16::<8>(bytes));
+            let even = _mm512_and_si512(even, keep);
+            let odd = _mm512_and_si512(_mm512_srai_epi16::<4>(bytes), keep);
+            [
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(even)),
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(odd)),
+                _mm512_castsi512_ps(_mm512_and_si512(even, high)),
+                _mm512_castsi512_ps(_mm512_and_si512(odd, high)),
+            ]
         }
     }
 }

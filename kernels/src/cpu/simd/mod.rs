@@ -15,7 +15,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
-pub(crate) use portable::FP8_DIV_256;
+pub(crate) use portable::fp8_exp_120;
 
 /// Lanes of a vector, columns of a weight panel.
 pub(crate) const LANES: usize = 16;
@@ -145,11 +145,12 @@ pub(crate) trait Simd: Copy {
     unsafe fn store_bf16(to: *mut u8, v: Self::V);
     /// 16 consecutive f16 values.
     unsafe fn load_f16(from: *const u8) -> Self::V;
-    /// 16 consecutive e4m3 values, each divided by 256 (exactly). Not for NaN: packing refuses it.
+    /// 64 e4m3 values in fours a lane, `[lane][4]`, each times 2^-120: the first of every four, the
+    /// second, third and fourth. Not for NaN: packing refuses it.
     ///
-    /// An e4m3 byte shifted into an f16 keeps sign, exponent and fraction; only the exponents'
-    /// biases (7 and 15) differ, hence the 2^-8.
-    unsafe fn load_fp8_div_256(from: *const u8) -> Self::V;
+    /// A byte's exponent and fraction, put where a float32 has them, mean the same number but for the
+    /// exponents' biases (7 and 127); subnormals become float32 subnormals. All exact.
+    unsafe fn load_fp8_fours(from: *const u8) -> [Self::V; 4];
 }
 
 #[cfg(test)]

@@ -8,29 +8,10 @@ pub(crate) struct Portable;
 
 type V = [f32; LANES];
 
-/// e4m3 bytes as float32, divided by 256.
-pub(crate) static FP8_DIV_256: [f32; 256] = fp8_table();
-
-const fn fp8_table() -> [f32; 256] {
-    let mut table = [0.0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let (exponent, fraction) = ((byte >> 3) & 15, byte & 7);
-        // Eighths of 2^(e - 7); subnormals are eighths of 2^-6. In units of 2^-17 = 2^(-9 - 8).
-        let eighths = if exponent == 0 {
-            fraction
-        } else {
-            (8 + fraction) << (exponent - 1)
-        };
-        let magnitude = eighths as f32 / 131072.0;
-        table[byte as usize] = match (byte & 0x7f, byte & 0x80) {
-            (0x7f, _) => f32::NAN,
-            (_, 0) => magnitude,
-            _ => -magnitude,
-        };
-        byte += 1;
-    }
-    table
+/// An e4m3 value times 2^-120.
+#[inline(always)]
+pub(crate) const fn fp8_exp_120(byte: u8) -> f32 {
+    f32::from_bits((byte as u32 & 0x80) << 24 | (byte as u32 & 0x7f) << 20)
 }
 
 #[inline(always)]
@@ -194,9 +175,9 @@ impl Simd for Portable {
         each(|i| half::f16::from_bits(u16::from_le(values[i])).to_f32_const())
     }
     #[inline(always)]
-    unsafe fn load_fp8_div_256(from: *const u8) -> V {
+    unsafe fn load_fp8_fours(from: *const u8) -> [V; 4] {
         // SAFETY: see above.
-        let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
-        each(|i| FP8_DIV_256[usize::from(bytes[i])])
+        let fours = unsafe { from.cast::<[[u8; 4]; LANES]>().read_unaligned() };
+        std::array::from_fn(|j| each(|i| fp8_exp_120(fours[i][j])))
     }
 }

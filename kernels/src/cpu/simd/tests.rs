@@ -64,7 +64,7 @@ fn exp_is_within_two_units_in_the_last_place() {
 fn widening_is_exact() {
     struct Widen<'a>(&'a [u8]);
     impl Kernel for Widen<'_> {
-        /// As fp8, f16, bf16 and bf16 pairs.
+        /// As f16, bf16, bf16 pairs and fours of fp8.
         type Output = [Vec<f32>; 4];
         #[inline(always)]
         unsafe fn run<S: Simd>(self) -> [Vec<f32>; 4] {
@@ -77,17 +77,17 @@ fn widening_is_exact() {
             };
             // SAFETY: each load stays inside its chunk.
             unsafe {
-                for bytes in self.0.chunks_exact(16) {
-                    push(0, S::load_fp8_div_256(bytes.as_ptr()));
-                }
                 for bytes in self.0.chunks_exact(32) {
-                    push(1, S::load_f16(bytes.as_ptr()));
-                    push(2, S::load_bf16(bytes.as_ptr()));
+                    push(0, S::load_f16(bytes.as_ptr()));
+                    push(1, S::load_bf16(bytes.as_ptr()));
                 }
                 for bytes in self.0.chunks_exact(64) {
                     let (first, second) = S::load_bf16_pairs(bytes.as_ptr());
-                    push(3, first);
-                    push(3, second);
+                    push(2, first);
+                    push(2, second);
+                    S::load_fp8_fours(bytes.as_ptr())
+                        .into_iter()
+                        .for_each(|v| push(3, v));
                 }
             }
             out
@@ -95,17 +95,7 @@ fn widening_is_exact() {
     }
     let words: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-    for (isa, [fp8, f16, bf16, pairs]) in each_isa(|| Widen(&words)) {
-        for (i, byte) in words
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte & 0x7f != 0x7f)
-        {
-            assert!(
-                same(fp8[i], FP8_DIV_256[usize::from(*byte)]),
-                "{isa:?}: fp8 {byte:#x}"
-            );
-        }
+    for (isa, [f16, bf16, pairs, fours]) in each_isa(|| Widen(&words)) {
         for word in 0..=u16::MAX {
             let i = usize::from(word);
             assert!(
@@ -119,11 +109,19 @@ fn widening_is_exact() {
             let pair = i / 32 * 32 + i % 32 / 2 + i % 2 * 16;
             assert!(same(pairs[pair], bf16[i]), "{isa:?}: pair {word:#x}");
         }
+        for (i, byte) in words.iter().enumerate() {
+            let four = i / 64 * 64 + i % 64 / 4 + i % 4 * 16;
+            assert!(
+                same(fours[four], fp8_exp_120(*byte)),
+                "{isa:?}: fp8 {byte:#x}"
+            );
+        }
     }
 }
 
 #[test]
 fn fp8_is_e4m3() {
+    let one = 2f32.powi(-120);
     for (byte, value) in [
         (0x00, 0.0),
         (0x38, 1.0),
@@ -132,9 +130,8 @@ fn fp8_is_e4m3() {
         (0x7e, 448.0),
         (0xfe, -448.0),
     ] {
-        assert_eq!(FP8_DIV_256[byte] * 256.0, value);
+        assert_eq!(fp8_exp_120(byte), value * one);
     }
-    assert!(FP8_DIV_256[0x7f].is_nan() && FP8_DIV_256[0xff].is_nan());
 }
 
 #[test]

@@ -1,29 +1,40 @@
 //! Weights as the matrix kernels read them: panels of sixteen outputs, inputs in order.
 //!
-//! A panel holds, for each pair of inputs, sixteen columns (outputs of the layer). f32, f16 and fp8
-//! store `[input][16]`, bf16 stores `[input / 2][16][2]`, where one mask and one shift widen two
-//! inputs at once. Values keep the precision of the checkpoint. Missing columns of the last panel
-//! and the missing half of an odd pair are zero.
+//! A panel holds, for each four inputs, sixteen columns (outputs of the layer). float32 and f16 store
+//! `[input][16]`; bf16 stores two pairs of inputs as `[16][2]` and fp8 one four as `[16][4]`, which a
+//! few masks and shifts widen. Values keep the precision of the checkpoint. Missing columns of the
+//! last panel, and inputs missing of a block's last four, are zero.
 
-use std::ops::Range;
+mod view;
+
 use std::sync::Mutex;
 
-use millrace_model::matrix::{Matrix, MatrixData};
+use millrace_model::matrix::MatrixData;
 
 use super::buffer::{Bytes, Floats};
 use super::simd::LANES;
 use super::threads::Threads;
 use crate::KernelError;
 
+pub use view::{View, element};
+
 /// Inputs summed before the sum is scaled and added to the output, where no scale says otherwise.
 const K_BLOCK: usize = 128;
+
+/// What activations are multiplied with before they meet fp8 weights, and scales after.
+pub const FP8_INPUT: f32 = exp2(64);
+const FP8_SCALE: f32 = exp2(56);
+
+const fn exp2(exponent: u32) -> f32 {
+    f32::from_bits((127 + exponent) << 23)
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     F32,
     F16,
     Bf16,
-    /// e4m3; the kernels read values divided by 256, so scales are stored times 256.
+    /// e4m3. Kernels read it times 2^-120 and activations times 2^64, so scales are stored times 2^56.
     Fp8,
 }
 
@@ -45,7 +56,7 @@ pub struct Packed {
     /// Inputs that share a scale; a sum's inner block.
     pub k_block: usize,
     data: Bytes,
-    /// `[panel][block of inputs][16]`, times 256; empty unless fp8.
+    /// `[panel][block of inputs][16]`, times 2^56; empty unless fp8.
     scales: Floats,
 }
 
@@ -55,7 +66,12 @@ impl Packed {
     }
 
     pub fn panel_bytes(&self) -> usize {
-        self.inputs.div_ceil(2) * 2 * LANES * self.format.bytes()
+        self.place(self.inputs) * LANES * self.format.bytes()
+    }
+
+    /// Inputs that are stored before input `input`, padding among them (`inputs`: in all).
+    pub fn place(&self, input: usize) -> usize {
+        place(self.k_block, input, self.inputs)
     }
 
     pub fn k_blocks(&self) -> usize {
@@ -73,110 +89,13 @@ impl Packed {
     }
 }
 
-/// Rows of a stored matrix as outputs; or, transposed, its columns as outputs and `rows` as inputs.
-#[derive(Clone)]
-pub struct View<'a> {
-    matrix: Matrix<'a>,
-    rows: Range<usize>,
-    transposed: bool,
-}
-
-impl<'a> View<'a> {
-    pub fn whole(matrix: Matrix<'a>) -> View<'a> {
-        View::rows(matrix, 0..matrix.rows)
-    }
-
-    pub fn rows(matrix: Matrix<'a>, rows: Range<usize>) -> View<'a> {
-        assert!(rows.end <= matrix.rows);
-        View {
-            matrix,
-            rows,
-            transposed: false,
-        }
-    }
-
-    pub fn transposed(matrix: Matrix<'a>, rows: Range<usize>) -> View<'a> {
-        View {
-            transposed: true,
-            ..View::rows(matrix, rows)
-        }
-    }
-
-    pub fn outputs(&self) -> usize {
-        if self.transposed {
-            self.matrix.cols
-        } else {
-            self.rows.len()
-        }
-    }
-
-    pub fn inputs(&self) -> usize {
-        if self.transposed {
-            self.rows.len()
-        } else {
-            self.matrix.cols
-        }
-    }
-
-    /// Row and column of the stored matrix.
-    fn at(&self, output: usize, input: usize) -> (usize, usize) {
-        if self.transposed {
-            (self.rows.start + input, output)
-        } else {
-            (self.rows.start + output, input)
-        }
-    }
-
-    /// How it can be packed: values with one scale a block of inputs, or as plain float32 where
-    /// the scales' blocks do not line up with this view's inputs.
-    fn layout(&self) -> (Format, usize) {
-        match self.matrix.data {
-            MatrixData::F32(_) => (Format::F32, K_BLOCK),
-            MatrixData::F16(_) => (Format::F16, K_BLOCK),
-            MatrixData::Bf16(_) => (Format::Bf16, K_BLOCK),
-            MatrixData::Fp8 { scales, .. } if !self.transposed => (Format::Fp8, scales.block_cols),
-            MatrixData::Fp8 { scales, .. } => {
-                let first = self.rows.start / scales.block_rows;
-                let last = self.rows.end.saturating_sub(1) / scales.block_rows;
-                if first == last {
-                    (Format::Fp8, self.rows.len().max(1))
-                } else if self.rows.start.is_multiple_of(scales.block_rows) {
-                    (Format::Fp8, scales.block_rows)
-                } else {
-                    (Format::F32, K_BLOCK)
-                }
-            }
-        }
-    }
-
-    fn scale(&self, output: usize, input: usize) -> f32 {
-        let MatrixData::Fp8 { scales, .. } = self.matrix.data else {
-            return 1.0;
-        };
-        let (row, col) = self.at(output, input);
-        let blocks = self.matrix.cols.div_ceil(scales.block_cols);
-        scales
-            .values
-            .get(row / scales.block_rows * blocks + col / scales.block_cols)
-    }
-
-    fn not_finite(&self, output: usize, input: usize) -> KernelError {
-        let (row, col) = self.at(output, input);
-        KernelError::NotFinite {
-            row,
-            col,
-            rows: self.matrix.rows,
-            cols: self.matrix.cols,
-        }
-    }
-
-    /// Elements of one output: first element and distance, in elements.
-    fn stride(&self, output: usize) -> (usize, usize) {
-        let (row, col) = self.at(output, 0);
-        (
-            row * self.matrix.cols + col,
-            if self.transposed { self.matrix.cols } else { 1 },
-        )
+/// Every block of inputs begins at a multiple of four.
+fn place(k_block: usize, input: usize, inputs: usize) -> usize {
+    let place = input / k_block * k_block.next_multiple_of(4) + input % k_block;
+    if input == inputs {
+        place.next_multiple_of(4)
+    } else {
+        place
     }
 }
 
@@ -265,7 +184,7 @@ fn pack(
             let Some((view, n)) = (output < outputs).then(|| column(output)).flatten() else {
                 continue;
             };
-            if let Err(error) = copy_output(&views[view], n, format, lane, bytes) {
+            if let Err(error) = copy_output(&views[view], n, format, k_block, lane, bytes) {
                 failure
                     .lock()
                     .expect("no panic while locked")
@@ -282,7 +201,7 @@ fn pack(
                 continue;
             };
             for block in 0..blocks {
-                let scale = views[view].scale(n, block * k_block) * 256.0;
+                let scale = views[view].scale(n, block * k_block) * FP8_SCALE;
                 if !scale.is_finite() {
                     return Err(views[view].not_finite(n, block * k_block));
                 }
@@ -298,41 +217,58 @@ fn copy_output(
     view: &View<'_>,
     output: usize,
     format: Format,
+    k_block: usize,
     lane: usize,
     panel: &mut [u8],
 ) -> Result<(), KernelError> {
-    let (first, step) = view.stride(output);
-    let count = view.inputs();
-    // The place of input k in units of elements, for all formats but bf16.
-    let plain = |k: usize| k * LANES + lane;
-    let bad = match (view.matrix.data, format) {
-        (MatrixData::F32(bytes), _) => copy::<4>(bytes, first, step, count, panel, plain, |v| {
-            u32::from_le_bytes(v) >> 23 & 0xff == 0xff
-        }),
-        (MatrixData::F16(bytes), Format::F16) => {
-            copy::<2>(bytes, first, step, count, panel, plain, |v| {
-                u16::from_le_bytes(v) >> 10 & 0x1f == 0x1f
-            })
-        }
+    let (first, step) = view.elements(output);
+    let inputs = view.inputs();
+    // Stored place of an input, in elements; `group` inputs share a word.
+    let at = |k: usize, group: usize| {
+        let place = place(k_block, k, inputs);
+        place / group * group * LANES + lane * group + place % group
+    };
+    let bad = match (view.data(), format) {
+        (MatrixData::F32(bytes), _) => copy::<4>(
+            bytes,
+            first,
+            step,
+            inputs,
+            panel,
+            |k| at(k, 1),
+            |v| u32::from_le_bytes(v) >> 23 & 0xff == 0xff,
+        ),
+        (MatrixData::F16(bytes), Format::F16) => copy::<2>(
+            bytes,
+            first,
+            step,
+            inputs,
+            panel,
+            |k| at(k, 1),
+            |v| u16::from_le_bytes(v) >> 10 & 0x1f == 0x1f,
+        ),
         (MatrixData::Bf16(bytes), Format::Bf16) => copy::<2>(
             bytes,
             first,
             step,
-            count,
+            inputs,
             panel,
-            |k| k / 2 * 2 * LANES + lane * 2 + k % 2,
+            |k| at(k, 2),
             |v| u16::from_le_bytes(v) >> 7 & 0xff == 0xff,
         ),
-        (MatrixData::Fp8 { bytes, .. }, Format::Fp8) => {
-            copy::<1>(bytes, first, step, count, panel, plain, |[v]| {
-                v & 0x7f == 0x7f
-            })
-        }
+        (MatrixData::Fp8 { bytes, .. }, Format::Fp8) => copy::<1>(
+            bytes,
+            first,
+            step,
+            inputs,
+            panel,
+            |k| at(k, 4),
+            |[v]| v & 0x7f == 0x7f,
+        ),
         // Mixed formats, or scales that do not line up: float32.
-        _ => (0..count).find(|&k| {
-            let (row, col) = view.at(output, k);
-            let value = element(&view.matrix, row, col);
-            panel[plain(k) * 4..][..4].copy_from_slice(&value.to_le_bytes());
+        _ => (0..inputs).find(|&k| {
+            let value = view.value(output, k);
+            panel[at(k, 1) * 4..][..4].copy_from_slice(&value.to_le_bytes());
             !value.is_finite()
         }),
     };
@@ -356,19 +292,4 @@ fn copy<const N: usize>(
         panel[place(k)] = value;
         not_finite(value)
     })
-}
-
-/// One dequantised element.
-pub fn element(matrix: &Matrix<'_>, row: usize, col: usize) -> f32 {
-    let at = row * matrix.cols + col;
-    let two = |bytes: &[u8]| u16::from_le_bytes([bytes[at * 2], bytes[at * 2 + 1]]);
-    match matrix.data {
-        MatrixData::F32(bytes) => f32::from_le_bytes(bytes.as_chunks::<4>().0[at]),
-        MatrixData::F16(bytes) => half::f16::from_bits(two(bytes)).to_f32(),
-        MatrixData::Bf16(bytes) => half::bf16::from_bits(two(bytes)).to_f32(),
-        MatrixData::Fp8 { bytes, .. } => {
-            let scale = View::whole(*matrix).scale(row, col);
-            super::simd::FP8_DIV_256[usize::from(bytes[at])] * 256.0 * scale
-        }
-    }
 }
