@@ -2,7 +2,7 @@
 import json
 import subprocess
 
-from conftest import MODEL
+from served import MODEL
 
 INFERENCE = "millrace.inference.v1.Inference"
 CHAT = {"messages": [{"role": "user", "content": "What is 12 + 30?"}], "sampling": {"temperature": 0}}

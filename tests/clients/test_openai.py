@@ -5,7 +5,7 @@ import httpx
 import openai
 import pytest
 
-from conftest import MODEL
+from served import MODEL
 
 QUESTION = "What is 12 + 30?"
 # </think> is one ordinary token (the model's card).

@@ -7,7 +7,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from conftest import MODEL
+from served import MODEL
 
 # What the chat template makes of a question; the tokenizer puts the first token before it.
 PROMPT = "<｜User｜>What is 12 + 30?<｜Assistant｜><think>\n"
