@@ -75,13 +75,13 @@ fn main() {
         let start = Instant::now();
         // Prefill ends when every sequence has its first token.
         while engine.status().waiting_tokens > batch || engine.status().waiting > 0 {
-            collect(engine.step(), &mut tokens_out);
+            engine.step(&mut |event| collect(event, &mut tokens_out));
         }
         let prefilled = start.elapsed();
         let generated = engine.counters().generated_tokens - before;
         let start = Instant::now();
         while engine.pending() == Pending::Runnable {
-            collect(engine.step(), &mut tokens_out);
+            engine.step(&mut |event| collect(event, &mut tokens_out));
         }
         let rest = engine.counters().generated_tokens - before - generated;
         prefill.push((batch * prompt) as f64 / prefilled.as_secs_f64());
@@ -109,10 +109,8 @@ fn main() {
     );
 }
 
-fn collect(events: Vec<Event>, tokens: &mut Vec<u32>) {
-    for event in events {
-        if let Event::Output { output, .. } = event {
-            tokens.extend(output.tokens.iter().map(|token| token.id));
-        }
+fn collect(event: Event, tokens: &mut Vec<u32>) {
+    if let Event::Output { output, .. } = event {
+        tokens.extend(output.tokens.iter().map(|token| token.id));
     }
 }

@@ -228,15 +228,17 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Computes one batch.
-    pub fn step(&mut self) -> Vec<Event> {
+    /// Computes one batch. What a peer can start on (reservations, cached pages) is emitted before
+    /// the computation, the rest after it.
+    pub fn step(&mut self, emit: &mut dyn FnMut(Event)) {
         let mut events = Vec::new();
         let shares = self.scheduler.schedule(&mut events);
         self.stalled = shares.is_empty() && events.is_empty();
-        if shares.is_empty() {
-            return events;
-        }
         postprocess::announce_cached(&mut self.scheduler, &shares, &mut events);
+        events.drain(..).for_each(&mut *emit);
+        if shares.is_empty() {
+            return;
+        }
         self.build_batch(&shares);
         self.counters.steps += 1;
         self.counters.step_tokens += self.batch.rows() as u64;
@@ -247,7 +249,7 @@ impl<B: Backend> Engine<B> {
             self.draft(&shares, &results, &memory);
         }
         self.finish_step(&shares, results, &mut events);
-        events
+        events.into_iter().for_each(emit);
     }
 
     fn build_batch(&mut self, shares: &[Share]) {

@@ -30,7 +30,7 @@ fn sampled(seed: u64) -> SamplingParams {
 
 /// Greedy and sampled, with log-probs: equal only if every logit is.
 fn params(number: usize) -> SamplingParams {
-    let params = if number % 2 == 0 {
+    let params = if number.is_multiple_of(2) {
         greedy(OUTPUT)
     } else {
         sampled(number as u64)

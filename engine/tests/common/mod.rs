@@ -91,17 +91,15 @@ pub fn run(engine: &mut Engine<CpuBackend>) -> HashMap<u64, Answer> {
             Pending::Blocked => panic!("stuck: {:?}", engine.status()),
             Pending::Runnable => {}
         }
-        for event in engine.step() {
-            match event {
-                Event::Output { id, output } => {
-                    let answer = answers.entry(id.0).or_default();
-                    answer.tokens.extend(output.tokens);
-                    answer.start = answer.start.take().or(output.start);
-                    answer.finish = output.finish;
-                }
-                event => panic!("not for a whole request: {event:?}"),
+        engine.step(&mut |event| match event {
+            Event::Output { id, output } => {
+                let answer = answers.entry(id.0).or_default();
+                answer.tokens.extend(output.tokens);
+                answer.start = answer.start.take().or(output.start);
+                answer.finish = output.finish;
             }
-        }
+            event => panic!("not for a whole request: {event:?}"),
+        });
     }
 }
 

@@ -156,8 +156,9 @@ impl<B: Backend, R, F: FnMut(LeasedPages, usize) -> R> Driver<B, R, F> {
                 first,
                 draft,
             } => {
-                let events = self.engine.prefilled(id, pages, first, draft);
-                self.deliver(events);
+                for event in self.engine.prefilled(id, pages, first, draft) {
+                    deliver(&mut self.requests, &mut self.reserved, event);
+                }
             }
             Command::Stop => return Err(Stopped),
         }
@@ -167,7 +168,9 @@ impl<B: Backend, R, F: FnMut(LeasedPages, usize) -> R> Driver<B, R, F> {
     fn step(&mut self) {
         let before = self.engine.counters();
         let started = Instant::now();
-        let events = self.engine.step();
+        let (requests, reserved) = (&mut self.requests, &mut self.reserved);
+        self.engine
+            .step(&mut |event| deliver(requests, reserved, event));
         let after = self.engine.counters();
         if after.steps != before.steps {
             self.metrics
@@ -177,55 +180,56 @@ impl<B: Backend, R, F: FnMut(LeasedPages, usize) -> R> Driver<B, R, F> {
                 .tokens
                 .observe((after.step_tokens - before.step_tokens) as f64);
         }
-        self.deliver(events);
-    }
-
-    fn deliver(&mut self, events: Vec<Event>) {
-        for event in events {
-            let (id, last, event) = match event {
-                Event::Reserved {
-                    id,
-                    lease,
-                    first_page,
-                } => {
-                    let reserved = (self.reserved)(lease, first_page);
-                    (id, false, RequestEvent::Reserved(reserved))
-                }
-                Event::PageFinished { id, index, page } => {
-                    (id, false, RequestEvent::PageFinished { index, page })
-                }
-                Event::Prefilled {
-                    id,
-                    first,
-                    draft,
-                    cached_tokens,
-                } => {
-                    let event = RequestEvent::Prefilled {
-                        first,
-                        draft,
-                        cached_tokens,
-                    };
-                    (id, true, event)
-                }
-                Event::Output { id, output } => {
-                    (id, output.finish.is_some(), RequestEvent::Output(output))
-                }
-                Event::Failed { id, message } => (id, true, RequestEvent::Failed { message }),
-            };
-            // An event that its request no longer wants is dropped; its abort is on the way.
-            if let Some(events) = self.requests.get(&id) {
-                let _ = events.send(event);
-            }
-            if last {
-                self.requests.remove(&id);
-            }
-        }
     }
 
     fn publish(&self) {
         let state = state_of(&self.engine);
         self.state
             .send_if_modified(|shown| std::mem::replace(shown, state) != state);
+    }
+}
+
+/// Hands an event to its request.
+fn deliver<R>(
+    requests: &mut HashMap<RequestId, UnboundedSender<RequestEvent<R>>>,
+    reserved: &mut impl FnMut(LeasedPages, usize) -> R,
+    event: Event,
+) {
+    let (id, last, event) = match event {
+        Event::Reserved {
+            id,
+            lease,
+            first_page,
+        } => (
+            id,
+            false,
+            RequestEvent::Reserved(reserved(lease, first_page)),
+        ),
+        Event::PageFinished { id, index, page } => {
+            (id, false, RequestEvent::PageFinished { index, page })
+        }
+        Event::Prefilled {
+            id,
+            first,
+            draft,
+            cached_tokens,
+        } => {
+            let event = RequestEvent::Prefilled {
+                first,
+                draft,
+                cached_tokens,
+            };
+            (id, true, event)
+        }
+        Event::Output { id, output } => (id, output.finish.is_some(), RequestEvent::Output(output)),
+        Event::Failed { id, message } => (id, true, RequestEvent::Failed { message }),
+    };
+    // An event that its request no longer wants is dropped; its abort is on the way.
+    if let Some(events) = requests.get(&id) {
+        let _ = events.send(event);
+    }
+    if last {
+        requests.remove(&id);
     }
 }
 
