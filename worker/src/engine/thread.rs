@@ -59,7 +59,7 @@ pub fn start<B: Backend, R: Send + 'static>(
         state: state.subscribe(),
         pool,
     };
-    let driver = Driver {
+    let mut driver = Driver {
         engine,
         commands,
         requests: HashMap::new(),
@@ -72,6 +72,8 @@ pub fn start<B: Backend, R: Send + 'static>(
         .name("engine".to_string())
         .spawn(move || {
             let _entered = span.enter();
+            // The driver stays outside, so that a panic does not drop it: whoever waits for an
+            // event must not see a closed channel before the process is gone.
             if catch_unwind(AssertUnwindSafe(|| driver.run())).is_err() {
                 // The panic hook has told where.
                 tracing::error!("the engine's thread panicked; this process ends now");
@@ -94,14 +96,14 @@ struct Driver<B: Backend, R, F> {
 struct Stopped;
 
 impl<B: Backend, R, F: FnMut(LeasedPages, usize) -> R> Driver<B, R, F> {
-    fn run(mut self) {
+    fn run(&mut self) {
         while self.take_commands().is_ok() {
             if self.engine.pending() != Pending::Idle {
                 self.step();
             }
             self.publish();
         }
-        // Every request's channel closes with `self`, which tells its owner.
+        // Every request's channel closes here, which tells its owner.
         for id in std::mem::take(&mut self.requests).into_keys() {
             self.engine.abort(id);
         }
