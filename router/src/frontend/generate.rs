@@ -28,6 +28,8 @@ pub struct Plan {
     pub style: Style,
     pub cache_salt: Arc<str>,
     pub deadline: Option<Instant>,
+    /// When it asked for its turn.
+    pub asked: Instant,
     pub meter: RequestMeter,
 }
 
@@ -63,9 +65,8 @@ async fn begin(
     plan: Plan,
     turn: Turn,
 ) -> Result<impl Stream<Item = Result<Step, RequestError>>, RequestError> {
-    let asked = Instant::now();
     let permit = turn.come(plan.deadline).await?;
-    plan.meter.begun(plan.prompt.len(), asked);
+    plan.meter.begun(plan.prompt.len(), plan.asked);
     tracing::debug!(
         prompt_tokens = plan.prompt.len(),
         choices = plan.choices,

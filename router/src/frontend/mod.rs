@@ -232,6 +232,7 @@ impl Frontend {
             style,
             cache_salt: options.cache_salt.into(),
             deadline: self.deadline(options.deadline, meter.arrival()),
+            asked: Instant::now(),
             meter: meter.clone(),
         };
         Ok(generate(plan, turn))
