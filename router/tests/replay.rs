@@ -67,7 +67,10 @@ async fn a_killed_decode_worker_leaves_no_seam() {
     let call = &second.calls()[0];
     assert_eq!(call.output_token_ids, expected(&PROMPT, 7, 4));
     assert_eq!(call.sampling.as_ref().unwrap().seed, 7);
-    assert_eq!(router.metric("millrace_router_replays_total", ""), 1.0);
+    assert_eq!(
+        router.metric("millrace_router_replays_total", "decode_unavailable"),
+        1.0
+    );
     router.until_workers(1, 0).await;
 }
 

@@ -106,8 +106,8 @@ pub fn classify(status: &Status) -> Failure {
         Code::DeadlineExceeded => Failure::Final(RequestError::Deadline {
             stage: "at the workers",
         }),
-        // A connection that breaks mid-stream comes as one of these, and so does a worker's bug;
-        // the bound on fruitless attempts tells them apart.
+        // Only what failed on this side has a source: the connection broke, whatever code that got.
+        _ if std::error::Error::source(status).is_some() => decode(Reason::Unavailable),
         _ => decode(Reason::Error),
     }
 }

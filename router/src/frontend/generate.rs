@@ -36,7 +36,8 @@ pub struct Plan {
 /// The events of all choices, ending after an error. Nothing happens until it is polled; dropping
 /// it gives up the turn and cancels the choices.
 pub fn generate(plan: Plan, turn: Turn) -> EventStream {
-    let span = tracing::info_span!("request", request = plan.request_id);
+    // Of the highest level, so that no filter takes the id away from the lines it lets through.
+    let span = tracing::error_span!("request", request = plan.request_id);
     let watch = Watch {
         meter: plan.meter.clone(),
         remaining: plan.choices,
