@@ -25,7 +25,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
 
 def prompt(length, seed):
-    """The same ids as engine/examples/throughput.rs draws."""
+    """The same ids as engine/examples/bench_engine.rs draws."""
     state, ids = seed, []
     for _ in range(length):
         state = (state * 1664525 + 1013904223) % 2**32
@@ -73,7 +73,7 @@ class LlamaCpp:
 
 
 def ours(folder, threads, args, seed):
-    command = [TARGET / "release/examples/throughput", folder, "--threads", threads, "--prompt", args.prompt,
+    command = [TARGET / "release/examples/bench_engine", folder, "--threads", threads, "--prompt", args.prompt,
                "--output", args.output, "--repeat", 1, "--seed", seed, "--tokens"]
     return json.loads(subprocess.run([str(x) for x in command], check=True, capture_output=True, text=True).stdout)
 
@@ -92,7 +92,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
-    subprocess.run(["cargo", "build", "--release", "-q", "-p", "millrace-engine", "--example", "throughput"],
+    subprocess.run(["cargo", "build", "--release", "-q", "-p", "millrace-engine", "--example", "bench_engine"],
                    cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder, gguf = checkpoint.write(Path(scratch))

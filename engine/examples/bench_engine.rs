@@ -1,7 +1,7 @@
 //! Tokens per second of one engine, alone: prefill of a prompt, then decode.
 //!
 //! ```text
-//! cargo run --release -p millrace-engine --example throughput -- DIR [--threads N] [--prompt N] \
+//! cargo run --release -p millrace-engine --example bench_engine -- DIR [--threads N] [--prompt N] \
 //!     [--output N] [--batch N] [--repeat N] [--chunk N] [--seed N] [--mtp] [--tokens]
 //! ```
 //! Prints one JSON line. Best and median of the repetitions; prompts are random token ids.
