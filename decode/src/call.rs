@@ -41,8 +41,7 @@ impl Call {
         deadline: Option<Instant>,
     ) -> Result<Call, Failure> {
         let arrived = Instant::now();
-        let span =
-            tracing::info_span!(parent: &context.span, "request", request = generation.request_id);
+        let span = tracing::error_span!(parent: &context.span, "request", request_id = generation.request_id);
         let prefill = RemotePrefill::plan(&generation, &context.compatibility);
         let kind = match prefill {
             Some(_) => Kind::Decode,

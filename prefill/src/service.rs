@@ -98,7 +98,7 @@ impl Prefill for Service {
         request: Request<PrefillRequest>,
     ) -> Result<Response<PrefillResponse>, Status> {
         let job = Job::from_wire(request.into_inner(), self.vocab_size)?;
-        let span = tracing::info_span!(parent: &self.span, "request", request = job.request_id);
+        let span = tracing::error_span!(parent: &self.span, "request", request_id = job.request_id);
         async {
             match self.answer(job).await {
                 Ok(response) => Ok(Response::new(response)),

@@ -309,7 +309,7 @@ fn random_id(role: Role) -> String {
 /// Gives the worker its id, if it has none, and the span that all it logs is in.
 pub fn identify(config: &mut WorkerConfig, role: Role) -> tracing::Span {
     let id = config.worker_id.get_or_insert_with(|| random_id(role));
-    tracing::info_span!("worker", id = id.as_str(), %role)
+    tracing::error_span!("worker", id = id.as_str(), %role)
 }
 
 #[cfg(test)]

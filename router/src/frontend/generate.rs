@@ -37,7 +37,7 @@ pub struct Plan {
 /// it gives up the turn and cancels the choices.
 pub fn generate(plan: Plan, turn: Turn) -> EventStream {
     // Of the highest level, so that no filter takes the id away from the lines it lets through.
-    let span = tracing::error_span!("request", request = plan.request_id);
+    let span = tracing::error_span!("request", request_id = plan.request_id);
     let watch = Watch {
         meter: plan.meter.clone(),
         remaining: plan.choices,

@@ -61,7 +61,7 @@ impl Inference for InferenceEdge {
         let caller = Caller::of(request.metadata());
         let request = convert::completion(request.into_inner(), &caller)?;
         let id = request.options.request_id.clone();
-        let span = tracing::info_span!("grpc", request_id = %id, method = "Generate");
+        let span = tracing::error_span!("grpc", request_id = %id, method = "Generate");
         let events = self
             .frontend
             .complete(request)
@@ -80,7 +80,7 @@ impl Inference for InferenceEdge {
         let caller = Caller::of(request.metadata());
         let request = convert::chat(request.into_inner(), &caller)?;
         let id = request.options.request_id.clone();
-        let span = tracing::info_span!("grpc", request_id = %id, method = "Chat");
+        let span = tracing::error_span!("grpc", request_id = %id, method = "Chat");
         let events = self
             .frontend
             .chat(request)

@@ -113,7 +113,7 @@ async fn identify(mut request: Request, next: Next) -> Response {
         .and_then(|value| value.to_str().ok());
     let id = request_id::choose(offered);
     let header = HeaderValue::from_str(&id);
-    let span = tracing::info_span!("http", request_id = %id, method = %request.method(), path = request.uri().path());
+    let span = tracing::error_span!("http", request_id = %id, method = %request.method(), path = request.uri().path());
     request.extensions_mut().insert(RequestId(id));
     let mut response = next.run(request).instrument(span).await;
     if let Ok(header) = header {
