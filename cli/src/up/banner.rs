@@ -62,7 +62,7 @@ Millrace serves {model}: {split}
 Metrics{metrics}
 
 Try
-  {program} chat --grpc {grpc} \"{QUESTION}\"
+  {program} chat --grpc {grpc} --temperature 0 \"{QUESTION}\"
   curl -s http://{http}/v1/chat/completions -H 'content-type: application/json' -d '{chat}'
   grpcurl -plaintext -d '{grpc_chat}' {grpc} millrace.inference.v1.Inference/Chat
 
