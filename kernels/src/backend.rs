@@ -212,6 +212,8 @@ pub struct RopeTable {
 pub enum KernelError {
     #[error("weights are not finite: row {row}, column {col} of a {rows} x {cols} matrix; the checkpoint is damaged")]
     NotFinite { row: usize, col: usize, rows: usize, cols: usize },
+    #[error("cannot reserve {bytes} bytes for weights: {source}; the model needs a machine with more memory")]
+    WeightMemory { bytes: usize, source: std::io::Error },
     #[error("cannot reserve {bytes} bytes for KV pages: {source}; ask for fewer with --kv-pages")]
     PageMemory { bytes: usize, source: std::io::Error },
 }

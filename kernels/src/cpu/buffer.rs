@@ -1,4 +1,4 @@
-//! Memory aligned to cache lines.
+//! Float32 values aligned to cache lines: activations, parameters and scratch.
 
 use std::ops::{Deref, DerefMut};
 
@@ -6,8 +6,6 @@ use std::ops::{Deref, DerefMut};
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
-
-const LINE_BYTES: usize = size_of::<Line>();
 
 /// Zero-initialised float32 values.
 #[derive(Default)]
@@ -48,35 +46,6 @@ impl Deref for Floats {
 
 impl DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
-    }
-}
-
-/// Zero-initialised bytes.
-#[derive(Default)]
-pub struct Bytes {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-impl Bytes {
-    pub fn zeroed(len: usize) -> Bytes {
-        Bytes {
-            lines: vec![Line([0.0; 16]); len.div_ceil(LINE_BYTES)],
-            len,
-        }
-    }
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
-    }
-}
-
-impl DerefMut for Bytes {
-    fn deref_mut(&mut self) -> &mut [u8] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
 }

@@ -2,7 +2,7 @@
 
 use millrace_model::matrix::{Matrix, MatrixData};
 
-use super::buffer::{Bytes, Floats};
+use super::arena::{Arena, Bytes};
 use super::pack::element;
 use crate::KernelError;
 
@@ -14,23 +14,24 @@ pub struct Embedding {
 }
 
 enum Table {
-    F32(Floats),
+    F32(Bytes),
     F16(Bytes),
     Bf16(Bytes),
 }
 
 impl Embedding {
-    pub(super) fn new(matrix: Matrix<'_>) -> Result<Embedding, KernelError> {
+    pub(super) fn new(arena: &Arena, matrix: Matrix<'_>) -> Result<Embedding, KernelError> {
         let (rows, cols) = (matrix.rows, matrix.cols);
         let table = match matrix.data {
-            MatrixData::F16(bytes) => Table::F16(copy(bytes)),
-            MatrixData::Bf16(bytes) => Table::Bf16(copy(bytes)),
+            MatrixData::F16(bytes) => Table::F16(arena.copy(bytes)?),
+            MatrixData::Bf16(bytes) => Table::Bf16(arena.copy(bytes)?),
             MatrixData::F32(_) | MatrixData::Fp8 { .. } => {
-                let mut values = Floats::zeroed(rows * cols);
+                let mut table = arena.bytes(rows * cols * size_of::<f32>())?;
+                let values: &mut [f32] = bytemuck::cast_slice_mut(&mut table);
                 for (i, value) in values.iter_mut().enumerate() {
                     *value = element(&matrix, i / cols, i % cols);
                 }
-                Table::F32(values)
+                Table::F32(table)
             }
         };
         let embedding = Embedding { rows, cols, table };
@@ -66,7 +67,7 @@ impl Embedding {
         );
         let values = row * self.cols..(row + 1) * self.cols;
         match &self.table {
-            Table::F32(table) => out.copy_from_slice(&table[values]),
+            Table::F32(table) => out.copy_from_slice(&bytemuck::cast_slice(table)[values]),
             Table::F16(table) => widen(table, values.start, out, |v| {
                 half::f16::from_bits(v).to_f32()
             }),
@@ -75,12 +76,6 @@ impl Embedding {
             }),
         }
     }
-}
-
-fn copy(bytes: &[u8]) -> Bytes {
-    let mut copy = Bytes::zeroed(bytes.len());
-    copy.copy_from_slice(bytes);
-    copy
 }
 
 fn widen(table: &[u8], first: usize, out: &mut [f32], widen: impl Fn(u16) -> f32) {

@@ -4,6 +4,7 @@
 //! [`gemm`] (all projections), [`attention`], [`norm`], [`gate`], [`moe`]. Work is divided among
 //! threads along outputs only.
 
+mod arena;
 mod attention;
 mod buffer;
 mod elementwise;
@@ -29,9 +30,10 @@ use crate::{
     Backend, Batch, GateParams, KernelError, PAGE_TOKENS, PageLayout, PageMemory, RopeTable,
     Stacked,
 };
+use arena::Arena;
 use attention::{Cache, Heads};
 use buffer::Floats;
-use pack::View;
+use pack::{Packer, View};
 use threads::Threads;
 
 pub use embedding::Embedding;
@@ -45,6 +47,7 @@ pub use tensor::Tensor;
 pub struct CpuBackend {
     isa: Isa,
     threads: Threads,
+    arena: Arena,
     moe: Mutex<moe::Scratch>,
 }
 
@@ -65,6 +68,7 @@ impl CpuBackend {
         CpuBackend {
             isa,
             threads: Threads::new(threads),
+            arena: Arena::default(),
             moe: Mutex::default(),
         }
     }
@@ -75,6 +79,13 @@ impl CpuBackend {
 
     pub fn threads(&self) -> usize {
         self.threads.count()
+    }
+
+    fn packer(&self) -> Packer<'_> {
+        Packer {
+            arena: &self.arena,
+            threads: &self.threads,
+        }
     }
 
     /// Calls `f(row, its values)` for all rows.
@@ -122,12 +133,12 @@ impl Backend for CpuBackend {
     }
 
     fn embedding(&self, table: Matrix<'_>) -> Result<Embedding, KernelError> {
-        Embedding::new(table)
+        Embedding::new(&self.arena, table)
     }
 
     fn linear(&self, parts: Stacked<'_>, bias: Option<&[f32]>) -> Result<Linear, KernelError> {
         let views: Vec<View<'_>> = parts.iter().copied().map(View::whole).collect();
-        let parts = pack::stacked(&self.threads, &views)?;
+        let parts = self.packer().stacked(&views)?;
         let linear = Linear {
             parts,
             bias: bias.map(Floats::copy_of),
@@ -152,8 +163,8 @@ impl Backend for CpuBackend {
         let (mut keys, mut values) = (Vec::with_capacity(heads), Vec::with_capacity(heads));
         for first in (0..kv_b.rows).step_by(nope + v) {
             let (key, value) = (first..first + nope, first + nope..first + nope + v);
-            keys.push(pack::single(&self.threads, View::transposed(kv_b, key))?);
-            values.push(pack::single(&self.threads, View::rows(kv_b, value))?);
+            keys.push(self.packer().single(View::transposed(kv_b, key))?);
+            values.push(self.packer().single(View::rows(kv_b, value))?);
         }
         Ok((HeadLinear { heads: keys }, HeadLinear { heads: values }))
     }
@@ -172,12 +183,11 @@ impl Backend for CpuBackend {
                 .all(|m| (m.rows, m.cols) == (inter, hidden))
         );
         assert!(down.iter().all(|m| (m.rows, m.cols) == (hidden, inter)));
+        let packer = self.packer();
         let gate_up = gate_up
             .iter()
-            .map(|pair| pack::interleaved(&self.threads, &pair.map(View::whole)));
-        let down = down
-            .iter()
-            .map(|down| pack::single(&self.threads, View::whole(*down)));
+            .map(|pair| packer.interleaved(&pair.map(View::whole)));
+        let down = down.iter().map(|down| packer.single(View::whole(*down)));
         Ok(Experts {
             gate_up: gate_up.collect::<Result<_, _>>()?,
             down: down.collect::<Result<_, _>>()?,

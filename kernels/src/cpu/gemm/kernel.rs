@@ -97,6 +97,13 @@ impl<W: Weights, const ROWS: usize> Rows<W, ROWS> {
             let mut scales = product.scales.wrapping_add(panel * product.panel_scales);
             let to = product.to.add(panel * LANES);
             let mut resume = product.resume;
+            // The same place of the next panels, if these are small enough not to drive each other out
+            // of the cache; else a little further on.
+            let ahead = if panel_bytes <= 16 << 10 {
+                PANELS * panel_bytes
+            } else {
+                1024
+            };
             let mut k = 0;
             while k < product.inputs {
                 let end = (k + product.block).min(product.inputs);
@@ -113,6 +120,9 @@ impl<W: Weights, const ROWS: usize> Rows<W, ROWS> {
                 while k + 4 <= end {
                     for p in 0..PANELS {
                         let four = W::four::<S>(weights.add(p * panel_bytes));
+                        if W::FETCH && ROWS <= 2 {
+                            S::prefetch(weights.wrapping_add(p * panel_bytes + ahead));
+                        }
                         inputs!(p, four, 0 1 2 3);
                     }
                     weights = weights.add(W::BYTES);

@@ -9,6 +9,9 @@ pub(super) trait Weights {
     /// Accumulators to leave free for widening when four panels are in work (found by measuring:
     /// beyond, the compiler spills).
     const TEMPORARIES: usize;
+    /// Whether so much is computed a byte that the processor does not look far enough ahead for
+    /// memory to keep up; four inputs are one cache line then.
+    const FETCH: bool = Self::BYTES == 64;
 
     /// Sixteen columns of each of four neighbouring inputs.
     ///

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use millrace_model::matrix::MatrixData;
 
-use super::buffer::{Bytes, Floats};
+use super::arena::{Arena, Bytes};
 use super::simd::LANES;
 use super::threads::Threads;
 use crate::KernelError;
@@ -57,7 +57,7 @@ pub struct Packed {
     pub k_block: usize,
     data: Bytes,
     /// `[panel][block of inputs][16]`, times 2^56; empty unless fp8.
-    scales: Floats,
+    scales: Bytes,
 }
 
 impl Packed {
@@ -85,7 +85,8 @@ impl Packed {
     /// `[block][16]` of one panel, unless the format has none.
     pub fn panel_scales(&self, panel: usize) -> Option<&[f32]> {
         let len = self.k_blocks() * LANES;
-        (self.format == Format::Fp8).then(|| &self.scales[panel * len..][..len])
+        (self.format == Format::Fp8)
+            .then(|| &bytemuck::cast_slice(&self.scales)[panel * len..][..len])
     }
 }
 
@@ -99,117 +100,145 @@ fn place(k_block: usize, input: usize, inputs: usize) -> usize {
     }
 }
 
-/// Packs views stacked along their outputs. Neighbours in one format become one [`Packed`].
-pub fn stacked(threads: &Threads, views: &[View<'_>]) -> Result<Vec<Packed>, KernelError> {
-    views
-        .chunk_by(|a, b| a.layout() == b.layout())
-        .map(|group| {
-            let outputs: usize = group.iter().map(View::outputs).sum();
-            let mut starts = Vec::with_capacity(group.len());
-            let mut next = 0;
-            for view in group {
-                starts.push(next);
-                next += view.outputs();
-            }
-            pack(threads, group, outputs, &|output| {
-                let view = starts.partition_point(|start| *start <= output) - 1;
-                Some((view, output - starts[view]))
+/// Packs weights into an arena, on all threads.
+pub struct Packer<'a> {
+    pub arena: &'a Arena,
+    pub threads: &'a Threads,
+}
+
+/// What a packed column holds: a view and its output; `None`: zeros.
+type Column<'a> = &'a (dyn Fn(usize) -> Option<(usize, usize)> + Sync);
+
+impl Packer<'_> {
+    /// Packs views stacked along their outputs. Neighbours in one format become one [`Packed`].
+    pub fn stacked(&self, views: &[View<'_>]) -> Result<Vec<Packed>, KernelError> {
+        views
+            .chunk_by(|a, b| a.layout() == b.layout())
+            .map(|group| {
+                let mut starts = Vec::with_capacity(group.len());
+                let mut outputs = 0;
+                for view in group {
+                    starts.push(outputs);
+                    outputs += view.outputs();
+                }
+                self.pack(group, outputs, &|output| {
+                    let view = starts.partition_point(|start| *start <= output) - 1;
+                    Some((view, output - starts[view]))
+                })
             })
-        })
-        .collect()
-}
+            .collect()
+    }
 
-/// Packs one view.
-pub fn single(threads: &Threads, view: View<'_>) -> Result<Packed, KernelError> {
-    let outputs = view.outputs();
-    pack(threads, &[view], outputs, &|output| Some((0, output)))
-}
+    /// Packs one view.
+    pub fn single(&self, view: View<'_>) -> Result<Packed, KernelError> {
+        let outputs = view.outputs();
+        self.pack(&[view], outputs, &|output| Some((0, output)))
+    }
 
-/// Packs a gate and an up projection of equal shape: panels take turns, so that one tile of the
-/// product holds both factors of `silu(gate) * up`. `outputs` counts padded panels of both.
-pub fn interleaved(threads: &Threads, gate_up: &[View<'_>; 2]) -> Result<Packed, KernelError> {
-    let [gate, up] = gate_up;
-    assert_eq!((gate.outputs(), gate.inputs()), (up.outputs(), up.inputs()));
-    let inter = gate.outputs();
-    pack(
-        threads,
-        gate_up,
-        inter.div_ceil(LANES) * 2 * LANES,
-        &|output| {
+    /// Packs a gate and an up projection of equal shape: panels take turns, so that one tile of the
+    /// product holds both factors of `silu(gate) * up`. `outputs` counts padded panels of both.
+    pub fn interleaved(&self, gate_up: &[View<'_>; 2]) -> Result<Packed, KernelError> {
+        let [gate, up] = gate_up;
+        assert_eq!((gate.outputs(), gate.inputs()), (up.outputs(), up.inputs()));
+        let inter = gate.outputs();
+        self.pack(gate_up, inter.div_ceil(LANES) * 2 * LANES, &|output| {
             let (panel, lane) = (output / LANES, output % LANES);
             let n = panel / 2 * LANES + lane;
             (n < inter).then_some((panel % 2, n))
-        },
-    )
+        })
+    }
+
+    fn pack(
+        &self,
+        views: &[View<'_>],
+        outputs: usize,
+        column: Column<'_>,
+    ) -> Result<Packed, KernelError> {
+        let inputs = views[0].inputs();
+        assert!(
+            views.iter().all(|view| view.inputs() == inputs),
+            "stacked matrices of unequal width"
+        );
+        let (mut format, mut k_block) = views[0].layout();
+        if views.iter().any(|view| view.layout() != (format, k_block)) {
+            (format, k_block) = (Format::F32, K_BLOCK);
+        }
+        let (panels, blocks) = (outputs.div_ceil(LANES), inputs.div_ceil(k_block));
+        let scaled = format == Format::Fp8;
+        let scale_bytes = if scaled {
+            panels * blocks * LANES * size_of::<f32>()
+        } else {
+            0
+        };
+        let panel_bytes = place(k_block, inputs, inputs) * LANES * format.bytes();
+        let mut packed = Packed {
+            outputs,
+            inputs,
+            format,
+            k_block,
+            data: self.arena.bytes(panels * panel_bytes)?,
+            scales: self.arena.bytes(scale_bytes)?,
+        };
+        self.fill(&mut packed, panel_bytes, views, column)?;
+        if scaled {
+            fill_scales(&mut packed, views, column)?;
+        }
+        Ok(packed)
+    }
+
+    fn fill(
+        &self,
+        packed: &mut Packed,
+        panel_bytes: usize,
+        views: &[View<'_>],
+        column: Column<'_>,
+    ) -> Result<(), KernelError> {
+        let (format, k_block, outputs) = (packed.format, packed.k_block, packed.outputs);
+        let failure = Mutex::new(None);
+        let panels = Mutex::new(packed.data.chunks_mut(panel_bytes.max(1)).enumerate());
+        let next = || panels.lock().expect("no panic while locked").next();
+        self.threads.run(outputs.div_ceil(LANES), &|_| {
+            let Some((panel, bytes)) = next() else { return };
+            let columns = panel * LANES..outputs.min((panel + 1) * LANES);
+            for (lane, output) in columns.enumerate() {
+                let Some((view, n)) = column(output) else {
+                    continue;
+                };
+                if let Err(error) = copy_output(&views[view], n, format, k_block, lane, bytes) {
+                    failure
+                        .lock()
+                        .expect("no panic while locked")
+                        .get_or_insert(error);
+                }
+            }
+        });
+        failure
+            .into_inner()
+            .expect("no panic while locked")
+            .map_or(Ok(()), Err)
+    }
 }
 
-/// `column(output)` names the view and its output that a packed column holds; `None`: zeros.
-fn pack(
-    threads: &Threads,
+fn fill_scales(
+    packed: &mut Packed,
     views: &[View<'_>],
-    outputs: usize,
-    column: &(dyn Fn(usize) -> Option<(usize, usize)> + Sync),
-) -> Result<Packed, KernelError> {
-    let inputs = views[0].inputs();
-    assert!(
-        views.iter().all(|view| view.inputs() == inputs),
-        "stacked matrices of unequal width"
-    );
-    let (mut format, mut k_block) = views[0].layout();
-    if views.iter().any(|view| view.layout() != (format, k_block)) {
-        (format, k_block) = (Format::F32, K_BLOCK);
-    }
-    let mut packed = Packed {
-        outputs,
-        inputs,
-        format,
-        k_block,
-        data: Bytes::default(),
-        scales: Floats::default(),
-    };
-    let (panels, panel_bytes, blocks) = (packed.panels(), packed.panel_bytes(), packed.k_blocks());
-    packed.data = Bytes::zeroed(panels * panel_bytes);
-    if format == Format::Fp8 {
-        packed.scales = Floats::zeroed(panels * blocks * LANES);
-    }
-
-    let failure = Mutex::new(None);
-    let data = Mutex::new(packed.data.chunks_mut(panel_bytes.max(1)).enumerate());
-    threads.run(panels, &|_| {
-        let Some((panel, bytes)) = data.lock().expect("no panic while locked").next() else {
-            return;
+    column: Column<'_>,
+) -> Result<(), KernelError> {
+    let (blocks, k_block) = (packed.k_blocks(), packed.k_block);
+    let scales: &mut [f32] = bytemuck::cast_slice_mut(&mut packed.scales);
+    for output in 0..packed.outputs {
+        let Some((view, n)) = column(output) else {
+            continue;
         };
-        for lane in 0..LANES {
-            let output = panel * LANES + lane;
-            let Some((view, n)) = (output < outputs).then(|| column(output)).flatten() else {
-                continue;
-            };
-            if let Err(error) = copy_output(&views[view], n, format, k_block, lane, bytes) {
-                failure
-                    .lock()
-                    .expect("no panic while locked")
-                    .get_or_insert(error);
+        for block in 0..blocks {
+            let scale = views[view].scale(n, block * k_block) * FP8_SCALE;
+            if !scale.is_finite() {
+                return Err(views[view].not_finite(n, block * k_block));
             }
-        }
-    });
-    if let Some(error) = failure.into_inner().expect("no panic while locked") {
-        return Err(error);
-    }
-    if format == Format::Fp8 {
-        for output in 0..outputs {
-            let Some((view, n)) = column(output) else {
-                continue;
-            };
-            for block in 0..blocks {
-                let scale = views[view].scale(n, block * k_block) * FP8_SCALE;
-                if !scale.is_finite() {
-                    return Err(views[view].not_finite(n, block * k_block));
-                }
-                packed.scales[(output / LANES * blocks + block) * LANES + output % LANES] = scale;
-            }
+            scales[(output / LANES * blocks + block) * LANES + output % LANES] = scale;
         }
     }
-    Ok(packed)
+    Ok(())
 }
 
 /// Copies one output's weights into lane `lane` of its panel.

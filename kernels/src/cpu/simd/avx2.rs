@@ -45,6 +45,11 @@ impl Simd for Avx2 {
     const ACCUMULATORS: usize = 6;
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: see above; a hint reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn zero() -> Pair {
         // SAFETY: see above.
         unsafe { Pair(_mm256_setzero_ps(), _mm256_setzero_ps()) }

@@ -27,6 +27,11 @@ impl Simd for Avx512 {
     const ACCUMULATORS: usize = 24;
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: see above; a hint reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn zero() -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_setzero_ps() }

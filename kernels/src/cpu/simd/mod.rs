@@ -106,6 +106,8 @@ pub(crate) trait Simd: Copy {
     /// Accumulators (vectors) that fit in registers next to a kernel's other values.
     const ACCUMULATORS: usize;
 
+    /// Begins to fetch the cache line of `at`, which may be any address.
+    unsafe fn prefetch(at: *const u8);
     unsafe fn zero() -> Self::V;
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;

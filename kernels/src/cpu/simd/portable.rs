@@ -42,6 +42,8 @@ impl Simd for Portable {
     const ACCUMULATORS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 3 };
 
     #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
+    #[inline(always)]
     unsafe fn zero() -> V {
         [0.0; LANES]
     }
