@@ -35,7 +35,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn vector(&self, values: &[f32]) -> Self::Vector;
     fn embedding(&self, table: Matrix<'_>) -> Result<Self::Embedding, KernelError>;
     /// Packs matrices with equal `cols`, stacked along their rows, as one projection.
-    fn linear(&self, parts: Stacked<'_>, bias: Option<&[f32]>) -> Result<Self::Linear, KernelError>;
+    fn linear(&self, parts: Stacked<'_>, bias: Option<&[f32]>)
+    -> Result<Self::Linear, KernelError>;
     /// The key half (`W_UK`, transposed: latent out, nope in) and the value half (`W_UV`: v out,
     /// latent in) of `kv_b_proj` `[heads * (nope + v), latent]`, one matrix a head.
     fn absorbed(
@@ -178,11 +179,22 @@ pub trait Backend: Send + Sync + Sized + 'static {
     // --- mixture of experts ---------------------------------------------------------------
 
     /// Chooses experts from router logits `[rows, experts]` in float32.
-    fn route(&self, logits: &Self::Tensor, gate: &GateParams<Self::Vector>, out: &mut Self::Routing);
+    fn route(
+        &self,
+        logits: &Self::Tensor,
+        gate: &GateParams<Self::Vector>,
+        out: &mut Self::Routing,
+    );
     /// Host copy of a routing: `(expert, weight)`, `experts_per_token` a row, in order of choice.
     fn read_routing(&self, routing: &Self::Routing, out: &mut Vec<(u32, f32)>);
     /// `out[r] = sum over chosen e, in order of choice, of weight * down_e(silu(gate_e x) * up_e x)`.
-    fn moe(&self, x: &Self::Tensor, routing: &Self::Routing, experts: &Self::Experts, out: &mut Self::Tensor);
+    fn moe(
+        &self,
+        x: &Self::Tensor,
+        routing: &Self::Routing,
+        experts: &Self::Experts,
+        out: &mut Self::Tensor,
+    );
 }
 
 /// Matrices to be read as one, stacked along their rows.
@@ -210,10 +222,25 @@ pub struct RopeTable {
 
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    #[error("weights are not finite: row {row}, column {col} of a {rows} x {cols} matrix; the checkpoint is damaged")]
-    NotFinite { row: usize, col: usize, rows: usize, cols: usize },
-    #[error("cannot reserve {bytes} bytes for weights: {source}; the model needs a machine with more memory")]
-    WeightMemory { bytes: usize, source: std::io::Error },
+    #[error(
+        "weights are not finite: row {row}, column {col} of a {rows} x {cols} matrix; the checkpoint is damaged"
+    )]
+    NotFinite {
+        row: usize,
+        col: usize,
+        rows: usize,
+        cols: usize,
+    },
+    #[error(
+        "cannot reserve {bytes} bytes for weights: {source}; the model needs a machine with more memory"
+    )]
+    WeightMemory {
+        bytes: usize,
+        source: std::io::Error,
+    },
     #[error("cannot reserve {bytes} bytes for KV pages: {source}; ask for fewer with --kv-pages")]
-    PageMemory { bytes: usize, source: std::io::Error },
+    PageMemory {
+        bytes: usize,
+        source: std::io::Error,
+    },
 }

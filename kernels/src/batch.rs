@@ -43,7 +43,8 @@ impl Batch {
     pub fn push(&mut self, tokens: &[u32], start: usize, pages: impl IntoIterator<Item = u32>) {
         let first_row = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
-        self.positions.extend((start..start + tokens.len()).map(|p| p as u32));
+        self.positions
+            .extend((start..start + tokens.len()).map(|p| p as u32));
         let first_page = self.page_tables.len();
         self.page_tables.extend(pages);
         self.segments.push(Segment {

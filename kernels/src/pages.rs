@@ -88,7 +88,11 @@ impl PageMemory {
         if base == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
-        Ok(Arc::new(PageMemory { base: base.cast(), layout, pages }))
+        Ok(Arc::new(PageMemory {
+            base: base.cast(),
+            layout,
+            pages,
+        }))
     }
 
     pub fn layout(&self) -> PageLayout {
