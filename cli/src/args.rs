@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::FalseyValueParser};
 
 /// What is served.
 #[derive(Debug, Clone, Default, Args)]
@@ -77,10 +77,10 @@ pub struct EngineArgs {
     #[arg(long, value_name = "TOKENS", env = "MILLRACE_LOCAL_PREFILL_TOKENS")]
     pub local_prefill_tokens: Option<usize>,
     /// Do not draft tokens with the model's MTP layer
-    #[arg(long, env = "MILLRACE_NO_MTP")]
+    #[arg(long, env = "MILLRACE_NO_MTP", value_parser = FalseyValueParser::new())]
     pub no_mtp: bool,
     /// Do not keep finished pages for prompts that start the same
-    #[arg(long, env = "MILLRACE_NO_PREFIX_CACHE")]
+    #[arg(long, env = "MILLRACE_NO_PREFIX_CACHE", value_parser = FalseyValueParser::new())]
     pub no_prefix_cache: bool,
     /// How KV pages travel between workers
     #[arg(long, value_name = "HOW", env = "MILLRACE_TRANSFER")]

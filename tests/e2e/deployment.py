@@ -111,7 +111,7 @@ class Deployment:
         return parse(httpx.get(self.metrics_urls[process], timeout=PATIENCE).text)
 
     def total(self, name, *processes, **labels):
-        """The sum of a metric over processes (default: all that answer) and over labels that match."""
+        """The sum of a metric over processes (default: all) and over labels that match."""
         found = 0.0
         for process in processes or self.metrics_urls:
             for sample, with_labels, value in self.scrape(process):
@@ -142,10 +142,13 @@ def idle(deployment):
 
 
 def wait_for(condition, what, patience=PATIENCE):
-    """Polls until `condition` holds; gives its value."""
+    """Polls until `condition` holds; gives its value. A process that cannot be asked just now holds nothing."""
     end = time.monotonic() + patience
     while True:
-        value = condition()
+        try:
+            value = condition()
+        except httpx.TransportError:
+            value = None
         if value:
             return value
         if time.monotonic() > end:

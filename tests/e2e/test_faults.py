@@ -113,8 +113,8 @@ def test_killing_a_worker_is_not_seen_by_clients(deployment, role):
         received = run_and_kill(deployment, role, when, rng, f"{role} {round_}")
         for n, (got, wanted) in enumerate(zip(received, deployment.reference)):
             assert got == wanted, f"round {round_}, stream {n}: killed {role} after {when} tokens"
-        wait_for(lambda: idle(deployment), "all pages to come back")
         wait_for(workers_up(deployment), "the killed worker to be back")
+        wait_for(lambda: idle(deployment), "all pages to come back")
         went_on = hidden(deployment) - before
         assert went_on > 0, "the kill came early enough to hit something"
         print(f"killed {role} after {when} tokens: 16 of 16 streams right, {went_on:.0f} sequences went on elsewhere")

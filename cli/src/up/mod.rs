@@ -20,7 +20,7 @@ mod supervisor;
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, builder::FalseyValueParser};
 use millrace_worker::notice::Notice;
 
 use self::{
@@ -48,7 +48,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "M", default_value_t = 1, env = "MILLRACE_DECODE")]
     pub decode: usize,
     /// No prefill workers: decode workers compute prompts themselves
-    #[arg(long, env = "MILLRACE_AGGREGATED")]
+    #[arg(long, env = "MILLRACE_AGGREGATED", value_parser = FalseyValueParser::new())]
     pub aggregated: bool,
     /// Where the OpenAI-compatible HTTP API listens (port 0: any free one)
     #[arg(

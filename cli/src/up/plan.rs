@@ -71,3 +71,122 @@ fn worker(
     flags.0.extend(args.engine.to_flags(threads));
     flags.0
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    fn specs(flags: &[&str], cores: usize) -> Vec<Spec> {
+        let line = ["millrace", "up"].iter().chain(flags);
+        let Command::Up(args) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("`up` was parsed as something else");
+        };
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let metrics: Vec<SocketAddr> = (100..110).map(address).collect();
+        let resolved = Resolved {
+            model: Path::new("a model"),
+            name: "name",
+            http: address(1),
+            grpc: address(2),
+            workers: address(3),
+            metrics: &metrics,
+            log_filter: "warn",
+            cores,
+        };
+        plan(&args, &resolved)
+    }
+
+    fn parsed(spec: &Spec) -> Command {
+        let line = [OsString::from("millrace")]
+            .into_iter()
+            .chain(spec.args.clone());
+        Cli::try_parse_from(line).unwrap().command
+    }
+
+    #[test]
+    fn every_child_understands_what_it_is_given() {
+        let flags = [
+            "--prefill=2",
+            "--decode=3",
+            "--max-model-len=64",
+            "--kv-pages=9",
+            "--kv-dtype=f32",
+            "--max-batch-tokens=7",
+            "--max-running=5",
+            "--local-prefill-tokens=0",
+            "--no-mtp",
+            "--no-prefix-cache",
+            "--transfer=tcp",
+            "--drain-seconds=4",
+        ];
+        let specs = specs(&flags, 16);
+        let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "router",
+                "prefill-0",
+                "prefill-1",
+                "decode-0",
+                "decode-1",
+                "decode-2"
+            ]
+        );
+
+        let Command::Router(router) = parsed(&specs[0]) else {
+            panic!("not a router")
+        };
+        assert_eq!(
+            (
+                router.http.port(),
+                router.grpc.port(),
+                router.workers.port()
+            ),
+            (1, 2, 3)
+        );
+        assert_eq!(router.process.drain_seconds, 4);
+        let Command::Prefill(prefill) = parsed(&specs[1]) else {
+            panic!("not a prefill worker")
+        };
+        assert!(prefill.notices && prefill.engine.no_mtp && prefill.engine.no_prefix_cache);
+        let Command::Decode(decode) = parsed(&specs[5]) else {
+            panic!("not a decode worker")
+        };
+        assert_eq!(decode.worker.routers, ["127.0.0.1:3"]);
+        assert_eq!(decode.worker.metrics.port(), 105);
+        assert_eq!(
+            decode.worker.model.model.as_deref(),
+            Some(Path::new("a model"))
+        );
+        assert_eq!(
+            decode.worker.model.served_model_name.as_deref(),
+            Some("name")
+        );
+        assert_eq!(decode.worker.engine.kv_pages, Some(9));
+        assert_eq!(decode.worker.engine.max_running, Some(5));
+    }
+
+    #[test]
+    fn cores_are_shared_out_and_nobody_gets_none() {
+        let threads = |flags: &[&str], cores| match parsed(specs(flags, cores).last().unwrap()) {
+            Command::Decode(decode) => decode.worker.engine.threads,
+            _ => panic!("not a decode worker"),
+        };
+        assert_eq!(threads(&[], 16), Some(8));
+        assert_eq!(threads(&["--aggregated"], 16), Some(16));
+        assert_eq!(threads(&["--prefill=2", "--decode=2"], 2), Some(1));
+        assert_eq!(threads(&["--threads=3"], 2), Some(3));
+    }
+
+    #[test]
+    fn aggregated_has_no_prefill_workers() {
+        let names: Vec<String> = specs(&["--aggregated", "--prefill=4"], 1)
+            .into_iter()
+            .map(|spec| spec.name)
+            .collect();
+        assert_eq!(names, ["router", "decode-0"]);
+    }
+}
