@@ -40,8 +40,8 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Runs on a transport thread when everything has been acknowledged, or has failed; must not wait
-/// or panic.
+/// Runs on a transport thread when everything has been acknowledged, or has failed and every source
+/// has been let go; must not wait or panic.
 pub type OnFinished = Box<dyn FnOnce(Result<Written, WriteError>) + Send>;
 
 /// Writes one grant's pages. Dropped before it has finished, it tells the target that it gave up.

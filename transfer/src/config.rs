@@ -75,8 +75,8 @@ pub struct InitiatorConfig {
     pub connect: Duration,
     /// How long a target may let writes lie without accepting a byte or acknowledging one.
     pub stall: Duration,
-    /// A connection without an open grant is closed after half of this; with one, a sign of life
-    /// is sent after a third. Give it the targets' value.
+    /// A connection without an open grant is closed after half of this, and with one a sign of
+    /// life is sent after a third; where a target is less patient, its time counts.
     pub idle: Duration,
     /// Pages queued or unacknowledged on one connection, before `write` waits for room.
     pub queue_pages: usize,

@@ -53,10 +53,12 @@ pub(crate) enum Frame {
         seq: u64,
     },
     // Target to initiator.
-    /// Accepted. `ring_bytes` is 0 where payload goes over the socket.
+    /// Accepted. `ring_bytes` is 0 where payload goes over the socket; a peer silent for
+    /// `idle_millis` between writes is let go.
     Welcome {
         ring_bytes: u64,
         checksums: bool,
+        idle_millis: u64,
     },
     /// Turned away. For a mismatch, `field` differs: `ours` at the target, `theirs` at the peer.
     Refused {
@@ -183,8 +185,10 @@ impl Frame {
             Frame::Welcome {
                 ring_bytes,
                 checksums,
+                idle_millis,
             } => {
                 to.u64(*ring_bytes).u8((*checksums).into());
+                to.u64(*idle_millis);
             }
             Frame::Refused {
                 reason,
@@ -277,6 +281,7 @@ impl Frame {
             16 => Frame::Welcome {
                 ring_bytes: from.u64()?,
                 checksums: from.flag("checksum flag")?,
+                idle_millis: from.u64()?,
             },
             17 => Frame::Refused {
                 reason: Reason::from_code(from.u8()?)?,
@@ -372,9 +377,12 @@ mod tests {
             }),
             any::<(u64, u128)>().prop_map(|(lease, key)| Frame::Abandon { lease, key }),
             any::<u64>().prop_map(|seq| Frame::Ping { seq }),
-            any::<(u64, bool)>().prop_map(|(ring_bytes, checksums)| Frame::Welcome {
-                ring_bytes,
-                checksums
+            any::<(u64, bool, u64)>().prop_map(|(ring_bytes, checksums, idle_millis)| {
+                Frame::Welcome {
+                    ring_bytes,
+                    checksums,
+                    idle_millis,
+                }
             }),
             (reason, text(), text(), text()).prop_map(|(reason, field, ours, theirs)| {
                 Frame::Refused {

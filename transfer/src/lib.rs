@@ -56,6 +56,7 @@
 mod api;
 mod codec;
 mod config;
+mod deadline;
 mod error;
 mod frame;
 mod grant;

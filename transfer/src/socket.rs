@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use libc::{c_int, c_void};
 
+use crate::deadline::within;
+
 /// A non-blocking duplex byte stream.
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -97,12 +99,12 @@ impl Socket {
     }
 
     pub(crate) fn send_all(&self, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
-        let mut deadline = Instant::now() + patience;
+        let mut deadline = within(patience);
         while !bytes.is_empty() {
             match self.send(bytes, false) {
                 Ok(count) => {
                     bytes = &bytes[count..];
-                    deadline = Instant::now() + patience;
+                    deadline = within(patience);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !self.wait(WRITABLE, deadline)? {

@@ -3,10 +3,12 @@
 use std::io;
 use std::time::Instant;
 
+use super::delivery::Delivery;
 use super::peer::Job;
 use super::sender::{Sender, Unanswered, What};
 use crate::error::{DecodeError, WriteError};
 use crate::frame::Frame;
+use crate::memory::Source;
 use crate::stats::{FailureKind, add, add_time};
 
 impl Sender {
@@ -89,8 +91,8 @@ impl Sender {
                 add(&wire.bytes, delivery.page_bytes as u64);
                 add_time(&wire.queue_nanos, queued);
                 add_time(&wire.wire_nanos, began.elapsed());
-                delivery.page_written();
                 self.peer.page_done();
+                delivery.page_written();
             }
             What::Finish { delivery } => {
                 add(&wire.notifications, 1);
@@ -105,15 +107,17 @@ impl Sender {
         match what {
             What::Page {
                 delivery, source, ..
-            } => {
-                drop(source);
-                delivery.page_dropped();
-                self.peer.page_done();
-                delivery.fail(error);
-            }
+            } => self.drop_page(&delivery, source, error),
             What::Finish { delivery } => delivery.fail(error),
             What::Ping => {}
         }
+    }
+
+    /// Lets a page go that will not be delivered.
+    pub(super) fn drop_page(&self, delivery: &Delivery, source: Source, why: &WriteError) {
+        drop(source);
+        self.peer.page_done();
+        delivery.page_dropped(why);
     }
 
     /// Ends the queue, and everything in it and on its way.
@@ -126,12 +130,7 @@ impl Sender {
             match job {
                 Job::Write {
                     delivery, source, ..
-                } => {
-                    drop(source);
-                    delivery.page_dropped();
-                    self.peer.page_done();
-                    delivery.fail(error);
-                }
+                } => self.drop_page(&delivery, source, error),
                 Job::Finish { delivery, .. } => delivery.fail(error),
                 Job::Abandon { .. } => {}
             }

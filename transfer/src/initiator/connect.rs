@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::config::{InitiatorConfig, Transport, Wire};
+use crate::deadline::within;
 use crate::error::{DecodeError, OpenError};
 use crate::frame::{Frame, Reason};
 use crate::grant::Grant;
@@ -25,7 +26,12 @@ pub(crate) struct Connection {
     /// Present on local connections.
     pub ring: Option<RingWriter>,
     pub checksums: bool,
+    /// The shorter of the two sides' patience with silence.
+    pub idle: Duration,
 }
+
+/// Signs of life are never sent more often than this asks for, whatever a target says.
+const MIN_IDLE: Duration = Duration::from_millis(30);
 
 pub(crate) fn connect(
     grant: &Grant,
@@ -138,11 +144,16 @@ fn handshake(
             ReplyError::Decode(error) => failed(error.to_string()),
         },
     })?;
-    let (ring_bytes, checksums) = match reply {
+    let (ring_bytes, checksums, idle) = match reply {
         Frame::Welcome {
             ring_bytes,
             checksums,
-        } => (ring_bytes, checksums || config.checksums),
+            idle_millis,
+        } => (
+            ring_bytes,
+            checksums || config.checksums,
+            Duration::from_millis(idle_millis).clamp(MIN_IDLE, config.idle.max(MIN_IDLE)),
+        ),
         Frame::Refused {
             reason,
             field,
@@ -173,6 +184,7 @@ fn handshake(
         inbox,
         ring,
         checksums,
+        idle,
     })
 }
 
@@ -186,7 +198,7 @@ fn reply(
     socket: &Socket,
     config: &InitiatorConfig,
 ) -> Result<(Frame, Inbox, Option<OwnedFd>), ReplyError> {
-    let deadline = Instant::now() + config.connect;
+    let deadline = within(config.connect);
     let mut inbox = Inbox::new();
     let mut passed = None;
     loop {

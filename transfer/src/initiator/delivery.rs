@@ -1,6 +1,6 @@
 //! How the writes under one grant are going.
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::api::{OnFinished, Written};
 use crate::error::WriteError;
@@ -54,36 +54,44 @@ impl Delivery {
         let mut state = self.state.lock();
         state.pending -= 1;
         state.written += 1;
+        Self::settle(state);
     }
 
-    /// A page will not be delivered; why is said by [`Self::fail`].
-    pub fn page_dropped(&self) {
-        self.state.lock().pending -= 1;
+    /// A page has been let go undelivered.
+    pub fn page_dropped(&self, why: &WriteError) {
+        let mut state = self.state.lock();
+        state.pending -= 1;
+        state.failed.get_or_insert_with(|| why.clone());
+        Self::settle(state);
+    }
+
+    /// Nothing more will be delivered. The first failure counts.
+    pub fn fail(&self, error: &WriteError) {
+        let mut state = self.state.lock();
+        state.failed.get_or_insert_with(|| error.clone());
+        Self::settle(state);
     }
 
     /// Sets what hears of the end. If that has come, it hears of it now.
     pub fn on_finished(&self, on_finished: OnFinished) {
         let mut state = self.state.lock();
-        match state.failed.clone() {
-            None => state.on_finished = Some(on_finished),
-            Some(error) => {
-                drop(state);
-                on_finished(Err(error));
-            }
-        }
+        state.on_finished = Some(on_finished);
+        Self::settle(state);
     }
 
-    /// The first failure counts.
-    pub fn fail(&self, error: &WriteError) {
-        let mut state = self.state.lock();
-        if state.failed.is_some() {
+    /// Tells of a failure once no page is held any more, so that whoever hears of it may rely on
+    /// having its pages back.
+    fn settle(mut state: MutexGuard<'_, State>) {
+        if state.pending > 0 {
             return;
         }
-        state.failed = Some(error.clone());
+        let Some(error) = state.failed.clone() else {
+            return;
+        };
         let on_finished = state.on_finished.take();
         drop(state);
         if let Some(on_finished) = on_finished {
-            on_finished(Err(error.clone()));
+            on_finished(Err(error));
         }
     }
 

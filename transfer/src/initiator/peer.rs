@@ -12,6 +12,7 @@ use super::connect::Connection;
 use super::delivery::Delivery;
 use super::sender::Sender;
 use crate::config::{InitiatorConfig, Wire};
+use crate::deadline::within;
 use crate::error::WriteError;
 use crate::memory::Source;
 use crate::stats::{Counters, add, sub};
@@ -90,7 +91,7 @@ impl Peer {
         source: Source,
         patience: Duration,
     ) -> Result<Option<Source>, WriteError> {
-        let deadline = Instant::now() + patience;
+        let deadline = within(patience);
         let mut queue = self.queue.lock();
         loop {
             if let Some(error) = &queue.closed {

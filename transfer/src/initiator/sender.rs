@@ -15,6 +15,7 @@ use super::connect::Connection;
 use super::delivery::Delivery;
 use super::peer::{Job, Peer};
 use crate::config::InitiatorConfig;
+use crate::deadline::after;
 use crate::error::WriteError;
 use crate::frame::Frame;
 use crate::memory::Source;
@@ -30,7 +31,6 @@ pub(super) struct Sender {
     pub(super) peer: Arc<Peer>,
     pub(super) counters: Arc<Counters>,
     stall: Duration,
-    idle: Duration,
     /// Frames to send, from `sent` on.
     out: Vec<u8>,
     sent: usize,
@@ -64,18 +64,21 @@ pub(super) enum What {
 }
 
 impl Sender {
+    /// The connection counts as open while the sender lives.
     pub fn new(
         connection: Connection,
         peer: Arc<Peer>,
         config: &InitiatorConfig,
         counters: Arc<Counters>,
     ) -> Sender {
+        let wire = counters.wire(connection.wire);
+        add(&wire.connections, 1);
+        add(&wire.connections_opened, 1);
         Sender {
             connection,
             peer,
             counters,
             stall: config.stall,
-            idle: config.idle,
             out: Vec::new(),
             sent: 0,
             untold: 0,
@@ -87,10 +90,6 @@ impl Sender {
     }
 
     pub fn run(mut self) {
-        let wire = self.counters.clone();
-        let wire = wire.wire(self.connection.wire);
-        add(&wire.connections, 1);
-        add(&wire.connections_opened, 1);
         // A panic can only come from what callers gave us (a source, a callback). It must not leave
         // other writers waiting for a thread that is gone.
         let turns = AssertUnwindSafe(|| self.turns());
@@ -101,7 +100,6 @@ impl Sender {
             tracing::warn!(wire = self.connection.wire.as_str(), %error, "transfer connection ended");
         }
         self.fail_all(&error);
-        sub(&wire.connections, 1);
     }
 
     /// Runs until there is a reason to end.
@@ -213,10 +211,8 @@ impl Sender {
                 source,
                 queued,
             } => {
-                if delivery.failure().is_some() {
-                    delivery.page_dropped();
-                    self.peer.page_done();
-                    return;
+                if let Some(error) = delivery.failure() {
+                    return self.drop_page(&delivery, source, &error);
                 }
                 let (lease, key) = (delivery.lease, delivery.key);
                 let queued = queued.elapsed();
@@ -289,8 +285,8 @@ impl Sender {
         let busy = sending || !self.unanswered.is_empty();
         let patience = match busy {
             true => self.stall,
-            false if self.peer.has_writers() => self.idle / 3,
-            false => self.idle / 2,
+            false if self.peer.has_writers() => self.connection.idle / 3,
+            false => self.connection.idle / 2,
         };
         let mut fds = [
             poll_fd(
@@ -299,7 +295,7 @@ impl Sender {
             ),
             poll_fd(self.peer.wake.raw(), READABLE),
         ];
-        let ready = wait(&mut fds, Some(self.moved + patience))
+        let ready = wait(&mut fds, Some(after(self.moved, patience)))
             .map_err(|error| WriteError::Lost(error.to_string()))?;
         if fds[1].revents != 0 {
             self.peer.wake.clear();
@@ -318,6 +314,13 @@ impl Sender {
         let seq = self.expect(What::Ping);
         Frame::Ping { seq }.encode(&mut self.out);
         Ok(())
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let wire = self.counters.wire(self.connection.wire);
+        sub(&wire.connections, 1);
     }
 }
 

@@ -46,6 +46,7 @@ fn welcome() -> Frame {
     Frame::Welcome {
         ring_bytes: 0,
         checksums: false,
+        idle_millis: 120_000,
     }
 }
 
@@ -110,7 +111,8 @@ fn answers_to_nothing_that_was_asked_end_the_connection() {
 #[test]
 fn handshakes_that_go_wrong_are_errors_in_time() {
     type Act = fn(TcpStream);
-    let cases: [(Act, fn(&OpenError) -> bool); 4] = [
+    type IsExpected = fn(&OpenError) -> bool;
+    let cases: [(Act, IsExpected); 4] = [
         (|_| (), |error| matches!(error, OpenError::Handshake { .. })),
         (
             |mut stream| {

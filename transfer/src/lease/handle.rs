@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::entry::{Entry, Phase};
 use super::table::LeaseTable;
+use crate::deadline::within;
 use crate::memory::MemoryRegion;
 
 /// Runs on a transport thread at a lease's first event; must not wait or panic.
@@ -83,7 +84,7 @@ impl Lease {
 
     /// The first event, waited for at most `timeout`; `None` if nothing happened.
     pub fn wait(&self, timeout: Duration) -> Option<LeaseEvent> {
-        let deadline = Instant::now() + timeout;
+        let deadline = within(timeout);
         let entry = self.entry();
         let mut fence = entry.fence.lock();
         while fence.event.is_none() {

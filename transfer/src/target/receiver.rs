@@ -11,6 +11,7 @@ use super::Shared;
 use super::end::End;
 use super::handshake;
 use crate::config::Wire;
+use crate::deadline::within;
 use crate::error::Refusal;
 use crate::frame::Frame;
 use crate::inbox::Inbox;
@@ -93,29 +94,26 @@ impl<'a> Receiver<'a> {
     }
 
     fn welcome(&mut self) -> Result<(), End> {
-        let checksums = self.shared.config.checksums;
-        let mut bytes = Vec::new();
-        match self.wire {
-            Wire::Tcp => {
-                Frame::Welcome {
-                    ring_bytes: 0,
-                    checksums,
-                }
-                .encode(&mut bytes);
-                self.socket.send_all(&bytes, self.shared.config.stall)?;
-            }
+        let config = &self.shared.config;
+        let (ring, fd) = match self.wire {
+            Wire::Tcp => (None, None),
             Wire::Shm => {
-                let (ring, fd) = RingReader::create(self.shared.config.ring_bytes)?;
-                let ring_bytes = ring.bytes() as u64;
-                Frame::Welcome {
-                    ring_bytes,
-                    checksums,
-                }
-                .encode(&mut bytes);
-                send_with_fd(self.socket, &bytes, fd.as_fd())?;
-                self.ring = Some(ring);
+                let (ring, fd) = RingReader::create(config.ring_bytes)?;
+                (Some(ring), Some(fd))
             }
+        };
+        let mut bytes = Vec::new();
+        Frame::Welcome {
+            ring_bytes: ring.as_ref().map_or(0, RingReader::bytes) as u64,
+            checksums: config.checksums,
+            idle_millis: u64::try_from(config.idle.as_millis()).unwrap_or(u64::MAX),
         }
+        .encode(&mut bytes);
+        match fd {
+            None => self.socket.send_all(&bytes, config.stall)?,
+            Some(fd) => send_with_fd(self.socket, &bytes, fd.as_fd())?,
+        }
+        self.ring = ring;
         Ok(())
     }
 
@@ -234,7 +232,7 @@ impl<'a> Receiver<'a> {
     /// Sends what is owed, then waits for more to read.
     pub fn await_bytes(&mut self, patience: Duration) -> Result<bool, End> {
         self.flush()?;
-        Ok(self.socket.wait(READABLE, Instant::now() + patience)?)
+        Ok(self.socket.wait(READABLE, within(patience))?)
     }
 
     pub fn flush(&mut self) -> Result<(), End> {
@@ -274,7 +272,7 @@ impl<'a> Receiver<'a> {
     /// Reads and drops what the peer still sends, for a while: closing a socket with unread bytes
     /// may cost the peer the refusal that it has not read yet.
     fn listen_out(&mut self) {
-        let deadline = Instant::now() + PARTING_PATIENCE;
+        let deadline = within(PARTING_PATIENCE);
         let mut scratch = vec![0; 64 << 10];
         let mut budget = PARTING_BYTES;
         while budget > 0 && matches!(self.socket.wait(READABLE, deadline), Ok(true)) {
