@@ -1,6 +1,7 @@
 //! Speed of the CPU backend's heavy ops, next to what the machine could do at most.
 //!
-//! `cargo run --release -p millrace-kernels --example bench_gemm [FILTER]`
+//! `cargo run --release -p millrace-kernels --example bench_gemm [WHAT [THREADS]]`
+//! where WHAT is part of a benchmark's name: ceiling, linear, latent, grouped, moe, small.
 //!
 //! Every figure is the best of several repetitions: other work on the machine can only slow one
 //! down. With one thread the time is that of the thread (its processor may be taken away in
@@ -19,12 +20,15 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 /// Longer than any cache here.
 const COLD_BYTES: usize = 128 << 20;
-const BUDGET: Duration = Duration::from_millis(150);
+const BUDGET: Duration = Duration::from_millis(40);
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
+    let only = std::env::args()
+        .nth(2)
+        .map(|threads| threads.parse().expect("a number of threads"));
     println!("instruction set: {:?}", Isa::detect());
-    for threads in [1, 2] {
+    for threads in only.map_or(vec![1, 2], |threads| vec![threads]) {
         println!("\n== {threads} thread(s)");
         if "ceiling".contains(&filter) {
             ceilings(threads);

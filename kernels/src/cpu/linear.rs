@@ -54,6 +54,7 @@ pub(super) struct Grid {
 pub(super) const TASK_NANOS: usize = 3000;
 /// Rows that share the widening of weights.
 const CHUNK_ROWS: usize = 48;
+const FEWEST_ROWS: usize = 8;
 /// Panels that the kernel for few rows works on at once.
 const PANEL_STEP: usize = 4;
 
@@ -67,8 +68,12 @@ impl Grid {
         let panels = w.panels();
         let tasks = (nanos(w, rows, panels) / TASK_NANOS)
             .clamp(1, if threads == 1 { 1 } else { 4 * threads });
-        let row_chunks = tasks.min(rows / CHUNK_ROWS).max(1);
-        let panel_chunks = tasks.div_ceil(row_chunks);
+        let mut row_chunks = tasks.min(rows / CHUNK_ROWS).max(1);
+        let panel_chunks = tasks.div_ceil(row_chunks).min(panels.div_ceil(PANEL_STEP));
+        if row_chunks * panel_chunks < tasks {
+            // Few outputs, such as a router's: divide the rows further.
+            row_chunks = tasks.div_ceil(panel_chunks).min(rows / FEWEST_ROWS).max(1);
+        }
         let panels_each = panels.div_ceil(panel_chunks).next_multiple_of(PANEL_STEP);
         Grid {
             rows,
