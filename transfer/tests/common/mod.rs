@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Every test file uses its own part.
 
+pub mod sides;
+
 use std::time::{Duration, Instant};
 
 use millrace_transfer::{MemoryKind, MemoryRegion};
