@@ -7,24 +7,60 @@
 // Tiles of registers read best as matrices: `sums[r][p]` from `x[r]` and `w[p]`.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
+
 use crate::PAGE_TOKENS;
 use crate::cpu::math;
 use crate::cpu::simd::{Kernel, LANES, Simd};
 
+/// How keys and values are read.
+pub(super) trait Stored {
+    const BYTES: usize;
+
+    /// Sixteen neighbouring values.
+    ///
+    /// # Safety
+    /// As for [`Simd::load`].
+    unsafe fn load<S: Simd>(from: *const u8) -> S::V;
+}
+
+pub(super) struct F32;
+pub(super) struct Bf16;
+
+impl Stored for F32 {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u8) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load(from.cast()) }
+    }
+}
+
+impl Stored for Bf16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u8) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load_bf16(from) }
+    }
+}
+
 /// `scores[r][t] = q[r] . k[t]` for `tokens` tokens of a page. Rows of `scores` are a page apart.
-pub(super) struct Scores {
+pub(super) struct Scores<D> {
     pub q: *const f32,
     pub q_stride: usize,
     pub rows: usize,
-    pub k: *const f32,
+    pub k: *const u8,
+    /// In bytes.
     pub k_stride: usize,
     pub tokens: usize,
     /// A multiple of 16.
     pub dims: usize,
     pub scores: *mut f32,
+    pub stored: PhantomData<D>,
 }
 
-impl Kernel for Scores {
+impl<D: Stored> Kernel for Scores<D> {
     type Output = ();
 
     #[inline(always)]
@@ -40,7 +76,7 @@ impl Kernel for Scores {
     }
 }
 
-impl Scores {
+impl<D: Stored> Scores<D> {
     #[inline(always)]
     unsafe fn all<S: Simd, const R: usize, const T: usize>(&self) {
         // Tokens outside: their keys stay in the first-level cache while all rows pass.
@@ -77,7 +113,7 @@ impl Scores {
             for d in (0..self.dims).step_by(LANES) {
                 let mut keys = [S::zero(); T];
                 for (t, key) in keys.iter_mut().enumerate() {
-                    *key = S::load(k.add(t * self.k_stride + d));
+                    *key = D::load::<S>(k.add(t * self.k_stride + d * D::BYTES));
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let query = S::load(q.add(r * self.q_stride + d));
@@ -182,19 +218,21 @@ impl Kernel for Softmax<'_> {
 }
 
 /// `out[r] = out[r] * correction[r] + sum over tokens of weights[r][t] * v[t]`.
-pub(super) struct Weighted<'a> {
+pub(super) struct Weighted<'a, D> {
     pub weights: *const f32,
     pub running: &'a [Running],
-    pub v: *const f32,
+    pub v: *const u8,
+    /// In bytes.
     pub v_stride: usize,
     pub tokens: usize,
     /// A multiple of 16.
     pub dims: usize,
     pub out: *mut f32,
     pub out_stride: usize,
+    pub stored: PhantomData<D>,
 }
 
-impl Kernel for Weighted<'_> {
+impl<D: Stored> Kernel for Weighted<'_, D> {
     type Output = ();
 
     #[inline(always)]
@@ -210,7 +248,7 @@ impl Kernel for Weighted<'_> {
     }
 }
 
-impl Weighted<'_> {
+impl<D: Stored> Weighted<'_, D> {
     #[inline(always)]
     unsafe fn all<S: Simd, const R: usize, const C: usize>(&self) {
         let rows = self.running.len();
@@ -239,12 +277,12 @@ impl Weighted<'_> {
         // SAFETY: the caller's.
         unsafe {
             let weights = self.weights.add(row * PAGE_TOKENS);
-            let mut v = self.v.add(dim);
+            let mut v = self.v.add(dim * D::BYTES);
             let mut sums = [[S::zero(); C]; R];
             for t in 0..self.tokens {
                 let mut values = [S::zero(); C];
                 for (c, value) in values.iter_mut().enumerate() {
-                    *value = S::load(v.add(c * LANES));
+                    *value = D::load::<S>(v.add(c * LANES * D::BYTES));
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let weight = S::splat(*weights.add(r * PAGE_TOKENS + t));

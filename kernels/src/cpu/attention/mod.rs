@@ -9,13 +9,14 @@ mod kernels;
 mod page;
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::buffer::Floats;
 use super::simd::{Isa, LANES};
 use super::tensor::{Input, Output};
 use super::threads::Threads;
-use crate::{Batch, PAGE_TOKENS, PageMemory, Segment};
+use crate::{Batch, KvDtype, PAGE_TOKENS, PageMemory, Segment};
 use kernels::{Running, Scores, Softmax, Weighted};
 
 pub(super) use page::write_row;
@@ -149,6 +150,11 @@ fn one(
         heads.value_dim.next_multiple_of(LANES),
     );
 
+    // A single token reads every key and value once or twice: then widening is best done in passing.
+    let dtype = cache.pages.layout().dtype;
+    let whole = key_dim == heads.key_dim && value_dim == heads.value_dim;
+    let widen = !whole || (dtype == KvDtype::Bf16 && tokens > 1);
+
     let sums = sums.at_least(tokens * count * value_dim);
     sums.fill(0.0);
     let scores = scores.at_least(count * PAGE_TOKENS);
@@ -175,59 +181,36 @@ fn one(
             cache,
             page: *number as usize,
             filled,
+            widen,
         };
         let k = source.columns(isa, key_cols..key_cols + heads.key_dim, None, keys);
-        let v = source.columns(
-            isa,
-            value_cols..value_cols + heads.value_dim,
-            Some((key_cols, k)),
-            values,
-        );
+        let known = Some((key_cols, k));
+        let v = source.columns(isa, value_cols..value_cols + heads.value_dim, known, values);
         for (token, row) in item.rows.clone().enumerate() {
-            let Some(seen) = (position(row) + 1)
-                .checked_sub(page * PAGE_TOKENS)
-                .filter(|n| *n > 0)
-            else {
+            let seen = (position(row) + 1)
+                .saturating_sub(page * PAGE_TOKENS)
+                .min(PAGE_TOKENS);
+            if seen == 0 {
                 continue;
-            };
-            let seen = seen.min(PAGE_TOKENS);
-            let (q, q_stride) = if padded {
-                (query[token * count * key_dim..].as_ptr(), key_dim)
+            }
+            let q = if padded {
+                &query[token * count * key_dim..][..count * key_dim]
             } else {
-                let first = item.heads.start * heads.key_dim;
-                (q.row(row)[first..][..count * key_dim].as_ptr(), key_dim)
+                &q.row(row)[item.heads.start * heads.key_dim..][..count * heads.key_dim]
+            };
+            let step = Step {
+                q,
+                k,
+                v,
+                seen,
+                value_dim,
+                scale: heads.scale,
             };
             let running = &mut running[token * count..][..count];
             let sums = &mut sums[token * count * value_dim..][..count * value_dim];
-            // SAFETY: `count` queries of `key_dim` values; `seen` rows of the page, all written;
-            // buffers of the lengths made above.
-            unsafe {
-                isa.run(Scores {
-                    q,
-                    q_stride,
-                    rows: count,
-                    k: k.base,
-                    k_stride: k.stride,
-                    tokens: seen,
-                    dims: key_dim,
-                    scores: scores.as_mut_ptr(),
-                });
-                isa.run(Softmax {
-                    scores,
-                    running,
-                    tokens: seen,
-                    scale: heads.scale,
-                });
-                isa.run(Weighted {
-                    weights: scores.as_ptr(),
-                    running,
-                    v: v.base,
-                    v_stride: v.stride,
-                    tokens: seen,
-                    dims: value_dim,
-                    out: sums.as_mut_ptr(),
-                    out_stride: value_dim,
-                });
+            match k.dtype {
+                KvDtype::F32 => step.run::<kernels::F32>(isa, scores, running, sums),
+                KvDtype::Bf16 => step.run::<kernels::Bf16>(isa, scores, running, sums),
             }
         }
     }
@@ -240,5 +223,62 @@ fn one(
         out.iter_mut()
             .zip(sums)
             .for_each(|(out, sum)| *out = sum * scale);
+    }
+}
+
+/// All queries of one token and the part of one page that it sees.
+struct Step<'a> {
+    /// `[queries][dimensions]`, dimensions a multiple of 16.
+    q: &'a [f32],
+    k: page::Columns,
+    v: page::Columns,
+    seen: usize,
+    value_dim: usize,
+    scale: f32,
+}
+
+impl Step<'_> {
+    fn run<D: kernels::Stored>(
+        &self,
+        isa: Isa,
+        scores: &mut [f32],
+        running: &mut [Running],
+        sums: &mut [f32],
+    ) {
+        let rows = running.len();
+        let key_dim = self.q.len() / rows;
+        assert!(scores.len() >= rows * PAGE_TOKENS && sums.len() == rows * self.value_dim);
+        // SAFETY: lengths as asserted; `seen` rows of the page are written, in keys and values of
+        // type `D` whose whole vectors can be read.
+        unsafe {
+            isa.run(Scores {
+                q: self.q.as_ptr(),
+                q_stride: key_dim,
+                rows,
+                k: self.k.base,
+                k_stride: self.k.stride,
+                tokens: self.seen,
+                dims: key_dim,
+                scores: scores.as_mut_ptr(),
+                stored: PhantomData::<D>,
+            });
+            isa.run(Softmax {
+                scores,
+                running,
+                tokens: self.seen,
+                scale: self.scale,
+            });
+            isa.run(Weighted {
+                weights: scores.as_ptr(),
+                running,
+                v: self.v.base,
+                v_stride: self.v.stride,
+                tokens: self.seen,
+                dims: self.value_dim,
+                out: sums.as_mut_ptr(),
+                out_stride: self.value_dim,
+                stored: PhantomData::<D>,
+            });
+        }
     }
 }

@@ -8,11 +8,14 @@ use crate::cpu::elementwise;
 use crate::cpu::simd::{Isa, Kernel, LANES, Simd};
 use crate::{KvDtype, PAGE_TOKENS, PageMemory};
 
-/// Some columns of a page's rows, `stride` apart. Whole vectors can be read from every row.
+/// Some columns of a page's rows. Whole vectors can be read from every row.
 #[derive(Clone, Copy)]
 pub(super) struct Columns {
-    pub base: *const f32,
+    pub base: *const u8,
+    /// Bytes from one row to the next.
     pub stride: usize,
+    pub dtype: KvDtype,
+    /// Values.
     len: usize,
 }
 
@@ -21,11 +24,14 @@ pub(super) struct Source<'a> {
     pub cache: Cache<'a>,
     pub page: usize,
     pub filled: usize,
+    /// bf16 values are widened once, for many queries, rather than each time they are read.
+    pub widen: bool,
 }
 
 impl Source<'_> {
-    /// Columns `cols`: in place where they are float32 and whole vectors, else widened into `buffer`;
-    /// or part of `known`, columns (beginning at its first field) that were asked for before.
+    /// Columns `cols`: where they are, if they are whole vectors that need no widening; or part of
+    /// `known`, columns (beginning at its first field) that were asked for before; or as float32 in
+    /// `buffer`.
     pub fn columns(
         &self,
         isa: Isa,
@@ -35,45 +41,46 @@ impl Source<'_> {
     ) -> Columns {
         let layout = self.cache.pages.layout();
         assert!(cols.end <= layout.row_values && self.filled <= PAGE_TOKENS);
-        let padded = cols.len().next_multiple_of(LANES);
         let first = self.cache.pages.row_ptr(self.page, self.cache.layer, 0);
-        if layout.dtype == KvDtype::F32 && padded == cols.len() {
-            // SAFETY: inside the row, by the assertion.
-            let base = unsafe { first.cast::<f32>().add(cols.start) };
+        if !self.widen {
+            assert!(cols.len().is_multiple_of(LANES));
             return Columns {
-                base,
-                stride: layout.row_values,
+                // SAFETY: inside the row, by the assertion.
+                base: unsafe { first.add(cols.start * layout.dtype.bytes()) },
+                stride: layout.row_bytes(),
+                dtype: layout.dtype,
                 len: cols.len(),
             };
         }
-        let end = cols.start + padded;
-        if let Some((start, known)) = known.filter(|(start, known)| {
-            (*start..=start + known.len).contains(&cols.start) && end <= start + known.len
-        }) {
+        let padded = cols.len().next_multiple_of(LANES);
+        if let Some((start, known)) = known
+            && start <= cols.start
+            && cols.start + padded <= start + known.len
+        {
             // SAFETY: inside the known columns.
-            let base = unsafe { known.base.add(cols.start - start) };
+            let base = unsafe { known.base.add((cols.start - start) * size_of::<f32>()) };
             return Columns { base, ..known };
         }
         let rows = buffer.at_least(PAGE_TOKENS * padded);
         for (slot, row) in rows.chunks_exact_mut(padded).take(self.filled).enumerate() {
+            let at = slot * layout.row_bytes() + cols.start * layout.dtype.bytes();
+            let (row, padding) = row.split_at_mut(cols.len());
             // SAFETY: a row of this layer; the batch's sequences hold their pages for reading.
             unsafe {
-                let from = first.add(slot * layout.row_bytes() + cols.start * layout.dtype.bytes());
+                let from = first.add(at);
                 match layout.dtype {
                     KvDtype::F32 => {
-                        std::ptr::copy_nonoverlapping(from.cast(), row.as_mut_ptr(), cols.len());
+                        std::ptr::copy_nonoverlapping(from.cast(), row.as_mut_ptr(), row.len())
                     }
-                    KvDtype::Bf16 => isa.run(Widen {
-                        from,
-                        to: &mut row[..cols.len()],
-                    }),
+                    KvDtype::Bf16 => isa.run(Widen { from, to: row }),
                 }
             }
-            row[cols.len()..].fill(0.0);
+            padding.fill(0.0);
         }
         Columns {
-            base: rows.as_ptr(),
-            stride: padded,
+            base: rows.as_ptr().cast(),
+            stride: padded * size_of::<f32>(),
+            dtype: KvDtype::F32,
             len: padded,
         }
     }
