@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod embedded;
 mod errors;
+mod process;
 mod roles;
 mod style;
 mod up;

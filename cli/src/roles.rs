@@ -14,14 +14,11 @@ use millrace_worker::{
     WorkerConfig,
     notice::{Notice, Observer},
 };
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
 
 use crate::{
     args::{EngineArgs, KvDtypeArg, ModelArgs, TransferArg},
     errors::Outcome,
+    process,
 };
 
 /// What every role takes.
@@ -146,9 +143,8 @@ pub struct DecodeArgs {
 pub fn router(args: RouterArgs) -> anyhow::Result<Outcome> {
     logs::init(args.process.log_format)?;
     let config = args.config()?;
-    runtime()?.block_on(async {
-        let shutdown = shutdown()?;
-        millrace_router::run(config, |_| {}, shutdown).await?;
+    process::runtime()?.block_on(async {
+        millrace_router::run(config, |_| {}, process::stopped()?).await?;
         Ok(Outcome::Done)
     })
 }
@@ -159,10 +155,8 @@ pub fn prefill(args: WorkerArgs) -> anyhow::Result<Outcome> {
         worker: args.config()?,
         transport: transport(&args.engine),
     };
-    runtime()?.block_on(async {
-        let shutdown = shutdown()?;
-        millrace_prefill::run(config, args.observer(), shutdown).await?;
-        Ok(Outcome::Done)
+    process::run_worker(args.observer(), |observer, stopped| {
+        millrace_prefill::run(config, observer, stopped)
     })
 }
 
@@ -174,31 +168,8 @@ pub fn decode(args: DecodeArgs) -> anyhow::Result<Outcome> {
         shared_memory: transport(&args.worker.engine) != Transport::Tcp,
         ..DecodeConfig::default()
     };
-    runtime()?.block_on(async {
-        let shutdown = shutdown()?;
-        millrace_decode::run(config, args.worker.observer(), shutdown).await?;
-        Ok(Outcome::Done)
-    })
-}
-
-fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-}
-
-/// Resolves at Ctrl-C or SIGTERM. The handlers are in place when this returns, so that a signal during
-/// the start is not missed.
-fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+    process::run_worker(args.worker.observer(), |observer, stopped| {
+        millrace_decode::run(config, observer, stopped)
     })
 }
 

@@ -10,6 +10,9 @@ import pytest
 from deployment import BINARY, Deployment, environment, wait_for
 
 
+FREE = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+
+
 def alive(pid):
     try:
         os.kill(pid, 0)
@@ -34,8 +37,13 @@ def fails(*args):
     return lines[0]
 
 
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as children:
+        return [int(child) for child in children.read().split()]
+
+
 def children(deployment):
-    return [pid for pids in deployment.pids().values() for pid in pids]
+    return children_of(deployment.process.pid)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -46,6 +54,16 @@ def test_it_ends_cleanly_and_leaves_no_process(how):
         deployment.chat("Hello")
         assert deployment.stop(how) == 0
         assert none_left(pids)()
+
+
+def test_a_signal_while_it_starts_ends_it_cleanly():
+    process = subprocess.Popen([BINARY, "up", *FREE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    wait_for(lambda: len(children_of(process.pid)) == 3 or process.poll() is not None, "the children to start")
+    pids = children_of(process.pid)
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert none_left(pids)()
 
 
 def test_killing_it_takes_the_children_along():
@@ -109,9 +127,6 @@ def test_a_taken_port_is_one_clear_line():
         address = "127.0.0.1:%d" % taken.getsockname()[1]
         assert f"--http {address} is in use" in fails("--http", address, "--grpc", "127.0.0.1:0")
         assert f"--grpc {address} is in use" in fails("--grpc", address, "--http", "127.0.0.1:0")
-
-
-FREE = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 
 
 def test_a_bad_model_folder_is_one_clear_line(tmp_path):
