@@ -224,6 +224,8 @@ pub(super) struct Weighted<'a, D> {
     pub v: *const u8,
     /// In bytes.
     pub v_stride: usize,
+    /// The same of the next page, to be fetched in the meantime; any address will do.
+    pub next_v: *const u8,
     pub tokens: usize,
     /// A multiple of 16.
     pub dims: usize,
@@ -278,8 +280,15 @@ impl<D: Stored> Weighted<'_, D> {
         unsafe {
             let weights = self.weights.add(row * PAGE_TOKENS);
             let mut v = self.v.add(dim * D::BYTES);
+            let mut next = self.next_v.wrapping_add(dim * D::BYTES);
             let mut sums = [[S::zero(); C]; R];
             for t in 0..self.tokens {
+                if row == 0 {
+                    for byte in (0..C * LANES * D::BYTES).step_by(64) {
+                        S::prefetch(next.wrapping_add(byte));
+                    }
+                    next = next.wrapping_add(self.v_stride);
+                }
                 let mut values = [S::zero(); C];
                 for (c, value) in values.iter_mut().enumerate() {
                     *value = D::load::<S>(v.add(c * LANES * D::BYTES));

@@ -177,6 +177,16 @@ fn one(
         .take(seen_by_last.div_ceil(PAGE_TOKENS))
     {
         let filled = (seen_by_last - page * PAGE_TOKENS).min(PAGE_TOKENS);
+        // A page that is widened is read in one go anyway.
+        let next = table[page..]
+            .get(1)
+            .filter(|_| !widen && page * PAGE_TOKENS + filled < seen_by_last);
+        let next: Option<*const u8> = next.map(|next| {
+            cache
+                .pages
+                .row_ptr(*next as usize, cache.layer, 0)
+                .cast_const()
+        });
         let source = page::Source {
             cache,
             page: *number as usize,
@@ -198,7 +208,9 @@ fn one(
             } else {
                 &q.row(row)[item.heads.start * heads.key_dim..][..count * heads.key_dim]
             };
+            let next_v = next.map_or(v.base, |next| next.wrapping_add(value_cols * dtype.bytes()));
             let step = Step {
+                next_v,
                 q,
                 k,
                 v,
@@ -232,6 +244,8 @@ struct Step<'a> {
     q: &'a [f32],
     k: page::Columns,
     v: page::Columns,
+    /// Where the values of the next page are.
+    next_v: *const u8,
     seen: usize,
     value_dim: usize,
     scale: f32,
@@ -273,6 +287,7 @@ impl Step<'_> {
                 running,
                 v: self.v.base,
                 v_stride: self.v.stride,
+                next_v: self.next_v,
                 tokens: self.seen,
                 dims: self.value_dim,
                 out: sums.as_mut_ptr(),
