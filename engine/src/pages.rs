@@ -291,7 +291,12 @@ impl LeasedPages {
     }
 
     /// Ends the lease. `proof` says that no write to these pages can land any more.
-    pub fn settle(mut self, _proof: WritesEnded) -> Vec<PageRef> {
+    ///
+    /// # Panics
+    /// If the proof is for other pages: the caller has mixed up two leases, and neither may be
+    /// freed.
+    pub fn settle(mut self, proof: WritesEnded) -> Vec<PageRef> {
+        assert_eq!(proof.pages(), self.indexes(), "a proof for another lease");
         let pages = std::mem::take(&mut *self.pages);
         if let Some(first) = pages.first() {
             first.shared.lock().leased -= pages.len();

@@ -1,15 +1,19 @@
 //! The scheduler and the page pool under random traffic, without a model: every sequence gets
 //! done, no page has two owners, and none is lost.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
+};
 
 use millrace_engine::{
-    Event, Kind, PrefillPlace, Request, RequestId, SamplingParams,
+    Event, Kind, LeasedPages, PrefillPlace, Request, RequestId, SamplingParams,
     pages::PagePool,
     scheduler::{Limits, Scheduler},
     sequence::Sequence,
 };
 use millrace_kernels::{KvDtype, PageLayout, PageMemory};
+use millrace_transfer::{LeaseTable, MemoryKind, MemoryRegion, WritesEnded};
 use proptest::prelude::*;
 
 const PAGES: usize = 12;
@@ -253,4 +257,34 @@ fn split_requests_lease_their_pages_unless_little_is_left() {
         PAGES - 4,
         "and so does a lease that is dropped unsettled"
     );
+}
+
+/// Leases the pages in a table of its own and revokes the lease at once.
+fn proof(pool: &PagePool, pages: &[u32]) -> WritesEnded {
+    let memory = pool.memory().clone();
+    let (base, bytes, count) = (memory.base(), memory.layout().page_bytes(), memory.pages());
+    // SAFETY: the pool's own memory, which nobody writes to in these tests.
+    let region = unsafe { MemoryRegion::new(base, bytes, count, MemoryKind::Host, memory) };
+    let table = LeaseTable::new(region.expect("a region"));
+    table.lease(pages, None).expect("a lease").revoke()
+}
+
+#[test]
+fn a_settled_lease_gives_its_pages_back() {
+    let pool = pool();
+    let lease = LeasedPages::lease(pool.allocate(3).expect("free pages"));
+    let proof = proof(&pool, &lease.indexes());
+    drop(lease.settle(proof));
+    assert_eq!((pool.leased(), pool.available()), (0, PAGES));
+}
+
+#[test]
+fn a_proof_for_other_pages_frees_nothing() {
+    let pool = pool();
+    let lease = LeasedPages::lease(pool.allocate(2).expect("free pages"));
+    let other = LeasedPages::lease(pool.allocate(2).expect("free pages"));
+    let proof = proof(&pool, &other.indexes());
+    let mixed_up = std::panic::catch_unwind(AssertUnwindSafe(|| lease.settle(proof)));
+    assert!(mixed_up.is_err());
+    assert_eq!(pool.available(), PAGES - 4);
 }
