@@ -1,7 +1,8 @@
 //! Speed of the CPU backend's heavy ops, next to what the machine could do at most.
 //!
-//! `cargo run --release -p millrace-kernels --example bench_gemm [WHAT [THREADS]]`
-//! where WHAT is part of a benchmark's name: ceiling, linear, latent, grouped, moe, small.
+//! `cargo run --release -p millrace-kernels --example bench_gemm [WHAT [THREADS [ISA]]]`
+//! where WHAT is part of a benchmark's name (ceiling, linear, latent, grouped, moe, small) and ISA is
+//! avx512, avx2 or portable.
 //!
 //! Every figure is the best of several repetitions: other work on the machine can only slow one
 //! down. With one thread the time is that of the thread (its processor may be taken away in
@@ -27,13 +28,20 @@ fn main() {
     let only = std::env::args()
         .nth(2)
         .map(|threads| threads.parse().expect("a number of threads"));
-    println!("instruction set: {:?}", Isa::detect());
+    let isa = match std::env::args().nth(3).as_deref() {
+        None => Isa::detect(),
+        Some("avx512") => Isa::Avx512,
+        Some("avx2") => Isa::Avx2,
+        Some("portable") => Isa::Portable,
+        Some(other) => panic!("{other}: avx512, avx2 or portable"),
+    };
+    println!("instruction set: {isa:?}");
     for threads in only.map_or(vec![1, 2], |threads| vec![threads]) {
         println!("\n== {threads} thread(s)");
         if "ceiling".contains(&filter) {
             ceilings(threads);
         }
-        let backend = CpuBackend::new(threads);
+        let backend = CpuBackend::with_isa(threads, isa);
         for (what, bench) in [
             ("linear", linear as fn(&CpuBackend)),
             ("latent", latent),

@@ -63,7 +63,15 @@ struct Scratch {
     scores: Vec<f32>,
     /// What the choice is made by: biased, and -inf where it is not allowed.
     choice: Vec<f32>,
-    groups: Vec<f32>,
+    groups: Groups,
+    /// Values of what is chosen so far.
+    best: Vec<f32>,
+}
+
+#[derive(Default)]
+struct Groups {
+    scores: Vec<f32>,
+    kept: Vec<u32>,
 }
 
 thread_local! {
@@ -92,6 +100,7 @@ pub(super) fn route(
             scores,
             choice,
             groups,
+            best,
         } = scratch;
         scores.clear();
         scores.extend_from_slice(logits);
@@ -117,16 +126,13 @@ pub(super) fn route(
             }),
         };
         if let Some(group_score) = group_score.filter(|_| gate.topk_group < gate.n_group) {
-            limit_groups(choice, gate, group_score, groups);
+            limit_groups(choice, gate, group_score, groups, best);
         }
+        largest(choice, experts, best);
         let mut sum = 0.0;
-        for (expert, weight) in experts.iter_mut().zip(weights.iter_mut()) {
-            let best = largest(choice);
-            choice[best] = f32::NEG_INFINITY;
-            // (Where all are NaN this is expert 0 throughout, and the row's output is NaN.)
-            *expert = best as u32;
-            *weight = scores[best];
-            sum += scores[best];
+        for (expert, weight) in experts.iter().zip(weights.iter_mut()) {
+            *weight = scores[*expert as usize];
+            sum += *weight;
         }
         let divisor = if gate.norm_topk_prob {
             sum + 1e-20
@@ -144,7 +150,8 @@ fn limit_groups(
     choice: &mut [f32],
     gate: &GateConfig,
     score: fn(&[f32]) -> f32,
-    groups: &mut Vec<f32>,
+    groups: &mut Groups,
+    best: &mut Vec<f32>,
 ) {
     assert_eq!(
         choice.len() % gate.n_group,
@@ -152,29 +159,38 @@ fn limit_groups(
         "experts do not divide into groups"
     );
     let size = choice.len() / gate.n_group;
-    groups.clear();
-    groups.extend(choice.chunks_exact(size).map(score));
-    for _ in 0..gate.topk_group {
-        let best = largest(groups);
-        // Marks it as kept: NaN is never the largest.
-        groups[best] = f32::NAN;
-    }
-    for (members, score) in choice.chunks_exact_mut(size).zip(groups.iter()) {
-        if !score.is_nan() {
+    groups.scores.clear();
+    groups.scores.extend(choice.chunks_exact(size).map(score));
+    groups.kept.resize(gate.topk_group, 0);
+    largest(&groups.scores, &mut groups.kept, best);
+    for (group, members) in choice.chunks_exact_mut(size).enumerate() {
+        if !groups.kept.contains(&(group as u32)) {
             members.fill(f32::NEG_INFINITY);
         }
     }
 }
 
-/// Index of the largest value, the lowest where several are equal.
-fn largest(values: &[f32]) -> usize {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, value) in values.iter().enumerate() {
-        if *value > best.1 {
-            best = (i, *value);
+/// Indices of the largest values, falling; of equal values the lower index comes first. Values that
+/// cannot be compared (NaN) are never chosen; where too few others are, index 0 fills up, and what
+/// is computed from it is NaN as well.
+fn largest(values: &[f32], chosen: &mut [u32], best: &mut Vec<f32>) {
+    chosen.fill(0);
+    best.clear();
+    best.resize(chosen.len(), f32::NEG_INFINITY);
+    let Some(last) = chosen.len().checked_sub(1) else {
+        return;
+    };
+    for (i, &value) in values.iter().enumerate() {
+        // Most values are no larger than the smallest one held.
+        if value > best[last] {
+            let mut place = last;
+            while place > 0 && value > best[place - 1] {
+                (best[place], chosen[place]) = (best[place - 1], chosen[place - 1]);
+                place -= 1;
+            }
+            (best[place], chosen[place]) = (value, i as u32);
         }
     }
-    best.0
 }
 
 fn top_two(values: &[f32]) -> (f32, f32) {

@@ -211,7 +211,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn load_fp8_fours(from: *const u8) -> [__m512; 4] {
-        // SAFETY: see above. Half-words first: the shift spreads the sign over four bits, of which
+        // SAFETY: see above. Half-words first: the shift spreads the sign over five bits, of which
         // the mask keeps the highest.
         unsafe {
             let bytes = _mm512_loadu_si512(from.cast());

@@ -179,7 +179,14 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_fp8_fours(from: *const u8) -> [V; 4] {
         // SAFETY: see above.
-        let fours = unsafe { from.cast::<[[u8; 4]; LANES]>().read_unaligned() };
-        std::array::from_fn(|j| each(|i| fp8_exp_120(fours[i][j])))
+        let fours = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        // A byte at the top of its word; the shift spreads the sign over five bits, of which the mask
+        // keeps the highest.
+        std::array::from_fn(|j| {
+            each(|i| {
+                let top = (u32::from_le(fours[i]) << (24 - 8 * j)) as i32;
+                f32::from_bits((top >> 4) as u32 & 0x87f0_0000)
+            })
+        })
     }
 }
