@@ -1,7 +1,7 @@
 //! Speed of the CPU backend's heavy ops, next to what the machine could do at most.
 //!
 //! `cargo run --release -p millrace-kernels --example bench_gemm [WHAT [THREADS [ISA]]]`
-//! where WHAT is part of a benchmark's name (ceiling, linear, latent, grouped, moe, small) and ISA is
+//! where WHAT is part of a benchmark's name (ceiling, pack, linear, latent, grouped, moe, small) and ISA is
 //! avx512, avx2 or portable.
 //!
 //! Every figure is the best of several repetitions: other work on the machine can only slow one
@@ -43,7 +43,8 @@ fn main() {
         }
         let backend = CpuBackend::with_isa(threads, isa);
         for (what, bench) in [
-            ("linear", linear as fn(&CpuBackend)),
+            ("pack", pack as fn(&CpuBackend)),
+            ("linear", linear),
             ("latent", latent),
             ("grouped", grouped),
             ("moe", moe),
@@ -86,9 +87,17 @@ fn best(threads: usize, mut f: impl FnMut()) -> Duration {
     best
 }
 
-/// Plain reads of memory, and fused multiply-adds on registers.
+/// Plain reads of memory, in huge pages as weights are.
 fn ceilings(threads: usize) {
-    let values = vec![1u64; (256 << 20) / 8];
+    let mut values: Vec<u64> = Vec::with_capacity((256 << 20) / 8);
+    let huge_page = 2 << 20;
+    let first = values.as_mut_ptr().cast::<u8>();
+    // SAFETY: whole huge pages inside the allocation, not yet touched; a refusal costs speed only.
+    unsafe {
+        let base = first.add(first.addr().next_multiple_of(huge_page) - first.addr());
+        libc::madvise(base.cast(), (256 << 20) - huge_page, libc::MADV_HUGEPAGE);
+    }
+    values.resize((256 << 20) / 8, 1);
     let time = best(2, || {
         std::thread::scope(|scope| {
             for part in values.chunks(values.len() / threads) {
@@ -194,6 +203,21 @@ impl Weights {
             cols: self.cols,
             data,
         }
+    }
+}
+
+/// Loading: checkpoint's order to panels.
+fn pack(backend: &CpuBackend) {
+    let mut rng = SmallRng::seed_from_u64(6);
+    for kind in [Kind::F32, Kind::Bf16, Kind::Fp8] {
+        let weights = Weights::random(&mut rng, kind, 2048, 2048);
+        let time = best(backend.threads(), || {
+            backend.linear(&[weights.matrix()], None).expect("finite");
+        });
+        println!(
+            "packing {kind:?}: {:.2} GB/s",
+            weights.bytes.len() as f64 / time.as_secs_f64() / 1e9
+        );
     }
 }
 

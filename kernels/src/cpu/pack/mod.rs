@@ -7,11 +7,13 @@
 
 mod view;
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use millrace_model::matrix::MatrixData;
 
 use super::arena::{Arena, Bytes};
+use super::gemm::chunks;
 use super::simd::LANES;
 use super::threads::Threads;
 use crate::KernelError;
@@ -193,22 +195,34 @@ impl Packer<'_> {
         views: &[View<'_>],
         column: Column<'_>,
     ) -> Result<(), KernelError> {
-        let (format, k_block, outputs) = (packed.format, packed.k_block, packed.outputs);
+        let (format, k_block) = (packed.format, packed.k_block);
+        let (outputs, all_inputs) = (packed.outputs, packed.inputs);
         let failure = Mutex::new(None);
         let panels = Mutex::new(packed.data.chunks_mut(panel_bytes.max(1)).enumerate());
         let next = || panels.lock().expect("no panic while locked").next();
         self.threads.run(outputs.div_ceil(LANES), &|_| {
             let Some((panel, bytes)) = next() else { return };
             let columns = panel * LANES..outputs.min((panel + 1) * LANES);
-            for (lane, output) in columns.enumerate() {
-                let Some((view, n)) = column(output) else {
-                    continue;
-                };
-                if let Err(error) = copy_output(&views[view], n, format, k_block, lane, bytes) {
-                    failure
-                        .lock()
-                        .expect("no panic while locked")
-                        .get_or_insert(error);
+            // Some inputs of all columns at a time: a panel may be larger than the first-level cache.
+            for inputs in chunks(0..all_inputs, 256) {
+                for (lane, output) in columns.clone().enumerate() {
+                    let Some((view, n)) = column(output) else {
+                        continue;
+                    };
+                    let view = &views[view];
+                    let strided = Strided {
+                        view,
+                        output: n,
+                        k_block,
+                        lane,
+                    };
+                    if let Some(input) = strided.copy(format, inputs.clone(), bytes) {
+                        let error = view.not_finite(n, input);
+                        failure
+                            .lock()
+                            .expect("no panic while locked")
+                            .get_or_insert(error);
+                    }
                 }
             }
         });
@@ -241,84 +255,78 @@ fn fill_scales(
     Ok(())
 }
 
-/// Copies one output's weights into lane `lane` of its panel.
-fn copy_output(
-    view: &View<'_>,
+/// One output's weights on their way into a lane of a panel.
+struct Strided<'a> {
+    view: &'a View<'a>,
     output: usize,
-    format: Format,
     k_block: usize,
     lane: usize,
-    panel: &mut [u8],
-) -> Result<(), KernelError> {
-    let (first, step) = view.elements(output);
-    let inputs = view.inputs();
-    // Stored place of an input, in elements; `group` inputs share a word.
-    let at = |k: usize, group: usize| {
-        let place = place(k_block, k, inputs);
-        place / group * group * LANES + lane * group + place % group
-    };
-    let bad = match (view.data(), format) {
-        (MatrixData::F32(bytes), _) => copy::<4>(
-            bytes,
-            first,
-            step,
-            inputs,
-            panel,
-            |k| at(k, 1),
-            |v| u32::from_le_bytes(v) >> 23 & 0xff == 0xff,
-        ),
-        (MatrixData::F16(bytes), Format::F16) => copy::<2>(
-            bytes,
-            first,
-            step,
-            inputs,
-            panel,
-            |k| at(k, 1),
-            |v| u16::from_le_bytes(v) >> 10 & 0x1f == 0x1f,
-        ),
-        (MatrixData::Bf16(bytes), Format::Bf16) => copy::<2>(
-            bytes,
-            first,
-            step,
-            inputs,
-            panel,
-            |k| at(k, 2),
-            |v| u16::from_le_bytes(v) >> 7 & 0xff == 0xff,
-        ),
-        (MatrixData::Fp8 { bytes, .. }, Format::Fp8) => copy::<1>(
-            bytes,
-            first,
-            step,
-            inputs,
-            panel,
-            |k| at(k, 4),
-            |[v]| v & 0x7f == 0x7f,
-        ),
-        // Mixed formats, or scales that do not line up: float32.
-        _ => (0..inputs).find(|&k| {
-            let value = view.value(output, k);
-            panel[at(k, 1) * 4..][..4].copy_from_slice(&value.to_le_bytes());
-            !value.is_finite()
-        }),
-    };
-    bad.map_or(Ok(()), |input| Err(view.not_finite(output, input)))
 }
 
-/// Copies `count` elements of `N` bytes, `step` apart; answers the first that is not finite.
-fn copy<const N: usize>(
-    from: &[u8],
-    first: usize,
-    step: usize,
-    count: usize,
-    panel: &mut [u8],
-    place: impl Fn(usize) -> usize,
-    not_finite: impl Fn([u8; N]) -> bool,
-) -> Option<usize> {
-    let (from, _) = from.as_chunks::<N>();
-    let (panel, _) = panel.as_chunks_mut::<N>();
-    (0..count).find(|&k| {
-        let value = from[first + k * step];
-        panel[place(k)] = value;
-        not_finite(value)
-    })
+impl Strided<'_> {
+    /// Copies the weights of some inputs into the panel; answers the first that is not finite.
+    fn copy(&self, format: Format, inputs: Range<usize>, panel: &mut [u8]) -> Option<usize> {
+        match (self.view.data(), format) {
+            (MatrixData::F32(bytes), _) => self.elements::<4, 1>(bytes, inputs, panel, |v| {
+                u32::from_le_bytes(v) >> 23 & 0xff == 0xff
+            }),
+            (MatrixData::F16(bytes), Format::F16) => {
+                self.elements::<2, 1>(bytes, inputs, panel, |v| {
+                    u16::from_le_bytes(v) >> 10 & 0x1f == 0x1f
+                })
+            }
+            (MatrixData::Bf16(bytes), Format::Bf16) => {
+                self.elements::<2, 2>(bytes, inputs, panel, |v| {
+                    u16::from_le_bytes(v) >> 7 & 0xff == 0xff
+                })
+            }
+            (MatrixData::Fp8 { bytes, .. }, Format::Fp8) => {
+                self.elements::<1, 4>(bytes, inputs, panel, |[v]| v & 0x7f == 0x7f)
+            }
+            // Mixed formats, or scales that do not line up: float32.
+            _ => inputs.into_iter().find(|&k| {
+                let value = self.view.value(self.output, k);
+                panel[self.at::<1>(k) * 4..][..4].copy_from_slice(&value.to_le_bytes());
+                !value.is_finite()
+            }),
+        }
+    }
+
+    /// Elements of `N` bytes, `GROUP` of which share a word.
+    fn elements<const N: usize, const GROUP: usize>(
+        &self,
+        from: &[u8],
+        inputs: Range<usize>,
+        panel: &mut [u8],
+        not_finite: impl Fn([u8; N]) -> bool,
+    ) -> Option<usize> {
+        let (first, step) = self.view.elements(self.output);
+        let (from, _) = from.as_chunks::<N>();
+        let (panel, _) = panel.as_chunks_mut::<N>();
+        // One question at the end is cheaper than one a weight.
+        let mut bad = false;
+        for k in inputs.clone() {
+            let value = from[first + k * step];
+            panel[self.at::<GROUP>(k)] = value;
+            bad |= not_finite(value);
+        }
+        bad.then(|| {
+            inputs
+                .into_iter()
+                .find(|k| not_finite(from[first + k * step]))
+        })
+        .flatten()
+    }
+
+    /// Where input `k` goes, in elements.
+    #[inline(always)]
+    fn at<const GROUP: usize>(&self, k: usize) -> usize {
+        // Blocks of a multiple of four (all but odd ones) need no padding between them.
+        let k = if self.k_block.is_multiple_of(4) {
+            k
+        } else {
+            place(self.k_block, k, self.view.inputs())
+        };
+        k / GROUP * GROUP * LANES + self.lane * GROUP + k % GROUP
+    }
 }

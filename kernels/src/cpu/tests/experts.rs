@@ -295,6 +295,27 @@ fn experts_are_right() {
     }
 }
 
+#[test]
+fn no_rows_are_no_work() {
+    let mut rng = rng(32);
+    let (hidden, experts) = (40, 4);
+    let layer = Layer::random(&mut rng, FP8, experts, hidden, 24);
+    for backend in backends(2) {
+        let packed = layer.pack(&backend);
+        let routing = route(&backend, &[], experts, gates()[0], None, 2);
+        let x = tensor(&backend, &[], hidden);
+        let mut out = tensor(&backend, &[1.0; 40], hidden);
+        backend.moe(&x, &routing, &packed, &mut out);
+        assert_eq!(out.rows(), 0);
+        let mut wide = tensor(&backend, &[1.0; 24], 24);
+        let linear = backend
+            .linear(&[layer.gate_up[0][0].matrix()], None)
+            .unwrap();
+        backend.apply(&linear, &x, 0, &mut wide);
+        assert_eq!(wide.rows(), 0);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
