@@ -7,7 +7,12 @@ mod common;
 use std::collections::HashMap;
 
 use common::*;
-use millrace_engine::{EngineConfig, SamplingParams};
+use millrace_engine::{
+    Engine, EngineConfig, Event, Kind, Request, RequestId, SamplingParams, engine::Pending,
+};
+use millrace_kernels::cpu::CpuBackend;
+
+type CpuEngine = Engine<CpuBackend>;
 
 const OUTPUT: usize = 40;
 
@@ -65,10 +70,7 @@ fn assert_same(what: &str, family: &str, expected: &[Answer], found: &HashMap<u6
     }
 }
 
-fn submit_all(
-    engine: &mut millrace_engine::Engine<millrace_kernels::cpu::CpuBackend>,
-    prompts: &[Vec<u32>],
-) {
+fn submit_all(engine: &mut CpuEngine, prompts: &[Vec<u32>]) {
     for (number, prompt) in prompts.iter().enumerate() {
         engine
             .submit(request(number as u64, prompt, params(number)))
@@ -137,7 +139,7 @@ fn after_a_prefix_hit() {
 
 #[test]
 fn after_preemption() {
-    for family in ["deepseek_v3", "qwen3"] {
+    for family in FAMILIES {
         let base = prompts(&Golden::open(family));
         // Eight sequences that start on two pages' edge and want a third, in a pool of 18 pages.
         let prompts: Vec<Vec<u32>> = (0..8)
@@ -169,13 +171,103 @@ fn when_replayed_after_any_token() {
         for cut in [1, 2, 17, OUTPUT - 1] {
             let mut tokens = prompt.clone();
             tokens.extend(&whole.ids()[..cut]);
-            let replay = millrace_engine::Request {
+            let replay = Request {
                 prompt_tokens: prompt.len(),
                 ..request(1, &tokens, params.clone())
             };
             engine.submit(replay).expect("accepted");
             let rest = run(&mut engine).remove(&1).expect("answered");
             assert_eq!(rest.tokens, whole.tokens[cut..], "cut after {cut}");
+        }
+    }
+}
+
+/// What the transfer layer does between two processes, here with a plain copy.
+fn split(
+    prefill: &mut CpuEngine,
+    decode: &mut CpuEngine,
+    id: u64,
+    prompt: &[u32],
+    params: SamplingParams,
+) -> Answer {
+    let mut reserved = None;
+    let whole = request(id, prompt, params);
+    decode
+        .submit(Request {
+            kind: Kind::Decode,
+            ..whole.clone()
+        })
+        .expect("accepted");
+    decode.step(&mut |event| match event {
+        Event::Reserved {
+            lease, first_page, ..
+        } => reserved = Some((lease, first_page)),
+        event => panic!("{event:?}"),
+    });
+    let (lease, first_page) = reserved.expect("every prompt goes to the peer here");
+    let (targets, memory) = (lease.indexes(), decode.pool().memory().clone());
+    prefill
+        .submit(Request {
+            kind: Kind::Prefill { first_page },
+            ..whole
+        })
+        .expect("accepted");
+    let mut done = None;
+    while prefill.pending() == Pending::Runnable {
+        prefill.step(&mut |event| match event {
+            Event::PageFinished { index, page, .. } => {
+                let target = memory.page_ptr(targets[index - first_page] as usize);
+                // SAFETY: a finished page is not written again, and a leased one is nobody's
+                // else; both pools have the same layout.
+                unsafe {
+                    let bytes = page.bytes();
+                    target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+                }
+            }
+            Event::Prefilled { first, draft, .. } => done = Some((first, draft)),
+            event => panic!("{event:?}"),
+        });
+    }
+    let (first, draft) = done.expect("prefilled");
+    let pages = lease.settle(proof(decode.pool(), &targets));
+    let mut answer = Answer::default();
+    for event in decode.prefilled(RequestId(id), pages, first, draft) {
+        let Event::Output { output, .. } = event else {
+            panic!("{event:?}")
+        };
+        answer.tokens.extend(output.tokens);
+    }
+    let rest = run(decode).remove(&id).expect("it goes on");
+    answer.tokens.extend(rest.tokens);
+    answer
+}
+
+#[test]
+fn split_between_two_engines() {
+    for family in FAMILIES {
+        let prompts = prompts(&Golden::open(family));
+        let expected = alone(family, &prompts);
+        for mtp in [false, true] {
+            let config = EngineConfig {
+                mtp,
+                max_batch_tokens: 96,
+                local_prefill_tokens: 0,
+                ..float_config()
+            };
+            let mut prefill = engine(family, config.clone());
+            let mut decode = engine(family, config);
+            for (number, prompt) in prompts.iter().enumerate() {
+                let id = number as u64;
+                let answer = split(&mut prefill, &mut decode, id, prompt, params(number));
+                assert_eq!(
+                    expected[number].tokens, answer.tokens,
+                    "{family}, prompt {number}, mtp {mtp}"
+                );
+            }
+            for engine in [&prefill, &decode] {
+                assert_eq!(engine.status().leased_pages, 0);
+                assert_eq!(engine.status().free_pages, engine.status().total_pages);
+            }
         }
     }
 }

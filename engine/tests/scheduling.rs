@@ -1,6 +1,8 @@
 //! The scheduler and the page pool under random traffic, without a model: every sequence gets
 //! done, no page has two owners, and none is lost.
 
+mod common;
+
 use std::{
     collections::{HashMap, HashSet},
     panic::AssertUnwindSafe,
@@ -13,8 +15,9 @@ use millrace_engine::{
     sequence::Sequence,
 };
 use millrace_kernels::{KvDtype, PageLayout, PageMemory};
-use millrace_transfer::{LeaseTable, MemoryKind, MemoryRegion, WritesEnded};
 use proptest::prelude::*;
+
+use common::proof;
 
 const PAGES: usize = 12;
 
@@ -257,16 +260,6 @@ fn split_requests_lease_their_pages_unless_little_is_left() {
         PAGES - 4,
         "and so does a lease that is dropped unsettled"
     );
-}
-
-/// Leases the pages in a table of its own and revokes the lease at once.
-fn proof(pool: &PagePool, pages: &[u32]) -> WritesEnded {
-    let memory = pool.memory().clone();
-    let (base, bytes, count) = (memory.base(), memory.layout().page_bytes(), memory.pages());
-    // SAFETY: the pool's own memory, which nobody writes to in these tests.
-    let region = unsafe { MemoryRegion::new(base, bytes, count, MemoryKind::Host, memory) };
-    let table = LeaseTable::new(region.expect("a region"));
-    table.lease(pages, None).expect("a lease").revoke()
 }
 
 #[test]

@@ -8,10 +8,11 @@ use std::{
 
 use millrace_engine::{
     Engine, EngineConfig, Event, Finish, Kind, Request, RequestId, SamplingParams, TokenOutput,
-    engine::Pending, request::Start,
+    engine::Pending, pages::PagePool, request::Start,
 };
 use millrace_kernels::{KvDtype, cpu::CpuBackend};
 use millrace_model::checkpoint::Checkpoint;
+use millrace_transfer::{LeaseTable, MemoryKind, MemoryRegion, WritesEnded};
 use safetensors::SafeTensors;
 
 pub const FAMILIES: [&str; 10] = [
@@ -157,4 +158,14 @@ impl Golden {
             .map(|&bytes| parse(bytes))
             .collect()
     }
+}
+
+/// Leases the pages in a table of its own and revokes the lease at once.
+pub fn proof(pool: &PagePool, pages: &[u32]) -> WritesEnded {
+    let memory = pool.memory().clone();
+    let (base, bytes, count) = (memory.base(), memory.layout().page_bytes(), memory.pages());
+    // SAFETY: the pool's own memory, whose pages the tests hand over one after another.
+    let region = unsafe { MemoryRegion::new(base, bytes, count, MemoryKind::Host, memory) };
+    let table = LeaseTable::new(region.expect("a region"));
+    table.lease(pages, None).expect("a lease").revoke()
 }
