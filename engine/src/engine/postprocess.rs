@@ -32,11 +32,11 @@ impl<B: Backend> Engine<B> {
         self.forward.logits(&wanted, &mut logits);
         let mut rows = logits.chunks_exact_mut(vocab);
         let mut results = Vec::with_capacity(shares.len());
+        // Out of the scheduler while they are worked on: sampling needs the engine, too.
+        let mut running = std::mem::take(&mut self.scheduler.running);
         for share in shares {
-            // Out of the list while it is worked on: sampling needs the engine, too.
-            let index = share.sequence;
-            let mut sequence = self.scheduler.running.swap_remove(index);
-            let result = self.sample_share(share, &mut sequence, &mut rows);
+            let sequence = &mut running[share.sequence];
+            let result = self.sample_share(share, sequence, &mut rows);
             if result.failed {
                 let message = NotFinite.to_string();
                 events.push(Event::Failed {
@@ -45,11 +45,8 @@ impl<B: Backend> Engine<B> {
                 });
             }
             results.push(result);
-            // Put it back where it was.
-            self.scheduler.running.push(sequence);
-            let last = self.scheduler.running.len() - 1;
-            self.scheduler.running.swap(index, last);
         }
+        self.scheduler.running = running;
         self.logits = logits;
         results
     }
@@ -218,21 +215,21 @@ impl<B: Backend> Engine<B> {
         events: &mut Vec<Event>,
     ) {
         let mut done = Vec::new();
+        let mut running = std::mem::take(&mut self.scheduler.running);
         for (share, result) in shares.iter().zip(results) {
-            let index = share.sequence;
-            let mut sequence = self.scheduler.running.swap_remove(index);
+            let sequence = &mut running[share.sequence];
             let prompt_left = sequence.prompt_tokens.saturating_sub(sequence.computed);
             self.counters.prompt_tokens += result.valid_rows.min(prompt_left) as u64;
             sequence.computed += result.valid_rows;
             if !result.failed {
-                self.store_full_pages(&mut sequence);
+                self.store_full_pages(sequence);
             }
             let id = sequence.id;
             let mut ended = result.failed || result.output.finish.is_some();
             if let Kind::Prefill { .. } = sequence.kind {
                 ended |= share.samples;
                 if !result.failed {
-                    announce_pages(&mut sequence, share.samples, events);
+                    announce_pages(sequence, share.samples, events);
                     if let Some(first) = result.output.tokens.into_iter().next() {
                         let draft = sequence.draft;
                         let cached_tokens = sequence.cached_tokens;
@@ -253,10 +250,8 @@ impl<B: Backend> Engine<B> {
             if ended {
                 done.push(id);
             }
-            self.scheduler.running.push(sequence);
-            let last = self.scheduler.running.len() - 1;
-            self.scheduler.running.swap(index, last);
         }
+        self.scheduler.running = running;
         for id in done {
             self.scheduler.remove(id);
         }

@@ -16,7 +16,7 @@ use millrace_model::{
     config::{CommonConfig, Family},
 };
 
-use crate::{EngineConfig, EngineError, config::LoadProgress};
+use crate::{EngineConfig, EngineError, config::LoadProgress, sampling::arg_max};
 use deepseek::DeepSeek;
 use dense::Dense;
 use load::Loader;
@@ -178,19 +178,11 @@ impl<B: Backend> Forward<B> {
                 &mut self.logits,
             );
             self.backend.read(&self.logits, &mut part);
-            drafts.extend(part.chunks_exact(part.len() / wanted.len()).map(arg_max));
+            drafts.extend(
+                part.chunks_exact(part.len() / wanted.len())
+                    .map(|row| arg_max(row).0),
+            );
         }
         drafts
     }
-}
-
-/// Index of the largest value; the lowest among equals. NaN never wins.
-fn arg_max(values: &[f32]) -> u32 {
-    let mut best = 0;
-    for (index, &value) in values.iter().enumerate() {
-        if value > values[best] || values[best].is_nan() {
-            best = index;
-        }
-    }
-    best as u32
 }

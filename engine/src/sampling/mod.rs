@@ -16,4 +16,5 @@ mod sampler;
 
 pub use logprobs::{LogProbs, log_probs};
 pub use params::SamplingParams;
+pub(crate) use sampler::arg_max;
 pub use sampler::{History, NotFinite, Sampler};

@@ -158,8 +158,8 @@ fn penalise(logits: &mut [f32], params: &SamplingParams, history: &History) {
     }
 }
 
-/// The largest value and its lowest index.
-fn arg_max(values: &[f32]) -> (u32, f32) {
+/// The largest value and its lowest index. NaN never wins.
+pub(crate) fn arg_max(values: &[f32]) -> (u32, f32) {
     let mut best = (0, f32::NEG_INFINITY);
     for (index, &value) in values.iter().enumerate() {
         if value > best.1 {
