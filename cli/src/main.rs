@@ -1,14 +1,22 @@
 //! The `millrace` binary: parses arguments, wires the crates together, and holds no logic of theirs.
 
+mod access;
 mod args;
 mod bench;
 mod chat;
+mod client;
 mod embedded;
 mod errors;
+mod experts;
+#[cfg(feature = "fetch")]
+mod fetch;
+mod groups;
+mod operator;
 mod process;
 mod roles;
 mod style;
 mod up;
+mod version;
 
 use clap::{Parser, Subcommand};
 
@@ -20,7 +28,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// `millrace up` starts a whole deployment on this machine; `millrace chat` talks to it.
 #[derive(Debug, Parser)]
-#[command(name = "millrace", version, max_term_width = 100)]
+#[command(
+    name = "millrace",
+    version = version::SHORT,
+    long_version = version::LONG,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,12 +47,21 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Load a running deployment and print its latencies and throughput
     Bench(bench::BenchArgs),
+    /// Show where the experts of groups are, how they are loaded, and how that changed
+    Experts(experts::ExpertsArgs),
     /// Run the front door: gRPC, KServe v2 and OpenAI HTTP; workers attach to it
     Router(roles::RouterArgs),
     /// Run a prefill worker: computes prompts and pushes their KV pages to decode workers
     Prefill(roles::WorkerArgs),
     /// Run a decode worker: owns requests and generates their tokens
     Decode(roles::DecodeArgs),
+    /// Download a checkpoint's folder from an HTTP server or S3, and check every byte of it
+    #[cfg(feature = "fetch")]
+    Fetch(fetch::FetchArgs),
+    /// Look after the ModelDeployments of a Kubernetes cluster
+    Operator(operator::OperatorArgs),
+    /// Print the custom resource definitions of ModelDeployment and WorkerPool
+    Crds,
 }
 
 fn main() -> std::process::ExitCode {
@@ -47,9 +69,14 @@ fn main() -> std::process::ExitCode {
         Command::Up(args) => up::main(args),
         Command::Chat(args) => chat::main(args),
         Command::Bench(args) => bench::main(args),
+        Command::Experts(args) => experts::main(args),
         Command::Router(args) => roles::router(args),
         Command::Prefill(args) => roles::prefill(args),
         Command::Decode(args) => roles::decode(args),
+        #[cfg(feature = "fetch")]
+        Command::Fetch(args) => fetch::main(args),
+        Command::Operator(args) => operator::main(args),
+        Command::Crds => operator::crds(),
     };
     errors::exit_code(result)
 }

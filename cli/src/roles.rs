@@ -12,12 +12,15 @@ use millrace_telemetry::logs::{self, LogFormat};
 use millrace_transfer::Transport;
 use millrace_worker::{
     WorkerConfig,
+    attach::Resolver,
     notice::{Notice, Observer},
 };
 
 use crate::{
+    access::AccessArgs,
     args::{EngineArgs, KvDtypeArg, ModelArgs, TransferArg},
     errors::Outcome,
+    groups::{EpochArgs, GroupArgs},
     process,
 };
 
@@ -80,6 +83,10 @@ pub struct RouterArgs {
     #[arg(long, value_name = "SECONDS", env = "MILLRACE_REQUEST_TIMEOUT")]
     pub request_timeout: Option<u64>,
     #[command(flatten)]
+    pub access: AccessArgs,
+    #[command(flatten)]
+    pub epochs: EpochArgs,
+    #[command(flatten)]
     pub process: ProcessArgs,
 }
 
@@ -108,7 +115,7 @@ pub struct WorkerArgs {
     /// The host under which routers and workers reach it [default: the address of --listen]
     #[arg(long, value_name = "HOST", env = "MILLRACE_ADVERTISE_HOST")]
     pub advertise_host: Option<String>,
-    /// A router's --workers address; may be given several times
+    /// A router's --workers address, or a name of several routers; may be given several times
     #[arg(
         long = "router",
         value_name = "HOST:PORT",
@@ -119,6 +126,18 @@ pub struct WorkerArgs {
     /// Unique among all workers [default: the role and a random number]
     #[arg(long, value_name = "ID", env = "MILLRACE_WORKER_ID")]
     pub worker_id: Option<String>,
+    /// Of the deployment: routers pair only workers of one revision [default: none; its model must
+    /// then be the router's]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        env = "MILLRACE_REVISION"
+    )]
+    pub revision: String,
+    #[command(flatten)]
+    pub group: GroupArgs,
     #[command(flatten)]
     pub process: ProcessArgs,
     /// Print a line on standard output for each step of the start, for `millrace up`
@@ -138,6 +157,10 @@ pub struct DecodeArgs {
         env = "MILLRACE_TRANSFER_LISTEN"
     )]
     pub transfer_listen: SocketAddr,
+    /// Its revision has no prefill workers, so routers need not wait for any before they send
+    /// requests here while another revision has both
+    #[arg(long, env = "MILLRACE_AGGREGATED")]
+    pub aggregated: bool,
 }
 
 pub fn router(args: RouterArgs) -> anyhow::Result<Outcome> {
@@ -163,7 +186,10 @@ pub fn prefill(args: WorkerArgs) -> anyhow::Result<Outcome> {
 pub fn decode(args: DecodeArgs) -> anyhow::Result<Outcome> {
     logs::init(args.worker.process.log_format)?;
     let config = DecodeConfig {
-        worker: args.worker.config()?,
+        worker: WorkerConfig {
+            aggregated: args.aggregated,
+            ..args.worker.config()?
+        },
         transfer: args.transfer_listen,
         shared_memory: transport(&args.worker.engine) != Transport::Tcp,
         ..DecodeConfig::default()
@@ -175,7 +201,7 @@ pub fn decode(args: DecodeArgs) -> anyhow::Result<Outcome> {
 
 impl RouterArgs {
     fn config(&self) -> anyhow::Result<RouterConfig> {
-        let (model_dir, name) = self.model.resolve()?;
+        let (model_dir, names) = self.model.resolve()?;
         let admission = AdmissionLimits::default();
         let limits = Limits {
             admission: AdmissionLimits {
@@ -191,28 +217,36 @@ impl RouterArgs {
             grpc_addr: self.grpc,
             worker_addr: self.workers,
             model_dir,
-            served_model_name: Some(name),
+            served_model_names: names,
             max_model_len: self.model.max_model_len.map(u32::try_from).transpose()?,
             limits,
+            experts: self.epochs.config()?,
             drain_timeout: Duration::from_secs(self.process.drain_seconds),
+            access: self.access.config(),
         })
     }
 }
 
 impl WorkerArgs {
     fn config(&self) -> anyhow::Result<WorkerConfig> {
-        let (model_dir, name) = self.model.resolve()?;
+        let group = self.group.config()?;
+        let (model_dir, names) = self.model.resolve()?;
         Ok(WorkerConfig {
             model_dir,
-            served_model_name: Some(name),
+            // A worker says one name in its logs and metrics; routers know them all.
+            served_model_name: names.into_iter().next(),
             listen: self.listen,
             http: self.metrics,
             advertise_host: self.advertise_host.clone(),
             routers: self.routers.clone(),
+            resolver: Resolver::default(),
             worker_id: self.worker_id.clone(),
+            revision: self.revision.clone(),
+            aggregated: false,
             engine: engine_config(&self.engine, self.model.max_model_len),
             threads: self.engine.threads,
             drain: Duration::from_secs(self.process.drain_seconds),
+            group,
         })
     }
 

@@ -109,6 +109,7 @@ impl Call {
                     return Ok(update(output, || self.timing()));
                 }
                 RequestEvent::Failed { message } => return Err(Failure::Computation(message)),
+                RequestEvent::Evicted => return Err(Failure::Evicted),
                 RequestEvent::PageFinished { .. } | RequestEvent::Prefilled { .. } => {
                     return Err(Failure::Engine("it prefilled for a peer unasked"));
                 }
@@ -125,7 +126,10 @@ impl Call {
         tokio::select! {
             filled = prefill.run(&context, pages, self.deadline) => filled,
             // Nothing can happen to the request meanwhile, but to the engine.
-            _ = self.request.next() => Err(Failure::Stopped),
+            event = self.request.next() => Err(match event {
+                Some(RequestEvent::Evicted) => Failure::Evicted,
+                _ => Failure::Stopped,
+            }),
         }
     }
 

@@ -36,6 +36,10 @@ pub enum Failure {
     Deadline,
     #[error("this worker is shutting down")]
     Stopped,
+    #[error("the expert-parallel group goes on without this rank")]
+    Evicted,
+    #[error("this rank is not in its expert-parallel group's epoch; another rank may be")]
+    Outside,
     #[error("pages cannot be put under a lease: {0}")]
     Lease(#[from] GrantError),
     /// Logits that are not finite.
@@ -83,6 +87,7 @@ impl From<SubmitError> for Failure {
     fn from(error: SubmitError) -> Failure {
         match error {
             SubmitError::Stopped => Failure::Stopped,
+            SubmitError::Outside => Failure::Outside,
             SubmitError::Rejected(reject) => {
                 let field = match reject {
                     Reject::NothingToGenerate { .. } => "output_token_ids",
@@ -106,7 +111,9 @@ impl From<Failure> for Status {
                 Status::with_error_details(Code::Unavailable, message, details)
             }
             Failure::Deadline => Status::deadline_exceeded(message),
-            Failure::Stopped | Failure::Lease(_) => Status::unavailable(message),
+            Failure::Stopped | Failure::Evicted | Failure::Outside | Failure::Lease(_) => {
+                Status::unavailable(message)
+            }
             Failure::Computation(_) | Failure::Engine(_) => Status::internal(message),
         }
     }

@@ -2,22 +2,34 @@
 
 mod common;
 
-use std::{collections::HashSet, net::SocketAddr, pin::Pin};
+use std::{
+    collections::HashSet,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use common::*;
 use futures::{Stream, StreamExt as _};
 use millrace_model::{
     blocks::{BlockHash, block_hashes},
     checkpoint::Checkpoint,
+    text,
 };
 use millrace_proto::worker::v1::{
-    Admitted, Delta, Draining, Hello, Rejected, Resync, Role, RouterMessage, WorkerMessage,
+    Admitted, Delta, Draining, ExpertCounts, Hello, Rejected, Resync, Role, RouterMessage,
+    WorkerMessage,
     membership_server::{Membership, MembershipServer},
     router_message::Message as Answer,
     worker_message::Message,
 };
-use millrace_worker::notice::Notice;
-use tokio::{net::TcpListener, sync::mpsc};
+use millrace_worker::{attach::Resolver, notice::Notice};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,14 +40,29 @@ struct Attached {
 }
 
 impl Attached {
+    /// Expert counts come between the others, whenever a second is over.
     async fn next(&mut self) -> Message {
-        self.messages
-            .next()
-            .await
-            .unwrap()
-            .unwrap()
-            .message
-            .unwrap()
+        loop {
+            match self.any().await {
+                Message::ExpertCounts(_) => continue,
+                other => return other,
+            }
+        }
+    }
+
+    async fn any(&mut self) -> Message {
+        let message = self.messages.next().await.unwrap();
+        message.unwrap().message.unwrap()
+    }
+
+    async fn expert_counts(&mut self) -> ExpertCounts {
+        loop {
+            match self.any().await {
+                Message::ExpertCounts(counts) => return counts,
+                Message::Delta(_) => continue,
+                other => panic!("counts come now: {other:?}"),
+            }
+        }
     }
 
     async fn hello(&mut self) -> Hello {
@@ -106,6 +133,7 @@ async fn a_router_follows_load_and_cache_from_the_stream_alone() {
     let mut config = decode_config();
     config.worker.routers = vec![address.to_string()];
     config.worker.worker_id = Some("decode-7".to_string());
+    config.worker.revision = "5f3a90c1".to_string();
     let model_dir = config.worker.model_dir.clone();
     let mut worker = Running::decode(config).await;
 
@@ -115,12 +143,16 @@ async fn a_router_follows_load_and_cache_from_the_stream_alone() {
     assert_eq!(hello.role(), Role::Decode);
     assert_eq!(hello.address, worker.addresses.grpc.to_string());
     assert_eq!(hello.kv_pages, 256);
+    assert_eq!(hello.revision, "5f3a90c1");
     let model = hello.model.unwrap();
     assert_eq!(
         (model.served_name.as_str(), model.vocab_size, model.mtp),
         ("tiny-r1", 2048, true)
     );
-    let revision = Checkpoint::open(&model_dir).unwrap().revision();
+    let checkpoint = Checkpoint::open(&model_dir).unwrap();
+    let text_revision = text::revision(&model_dir, &checkpoint.config().common);
+    assert_eq!(model.text_revision, text_revision.unwrap());
+    let revision = checkpoint.revision();
     let compatibility = hello.compatibility.unwrap();
     assert_eq!(compatibility.model_revision, revision);
     assert_eq!(
@@ -194,6 +226,34 @@ async fn a_router_follows_load_and_cache_from_the_stream_alone() {
 }
 
 #[tokio::test]
+async fn a_router_hears_how_often_experts_were_chosen() {
+    let (address, mut router) = router().await;
+    let mut config = decode_config();
+    config.worker.routers = vec![address.to_string()];
+    let worker = Running::decode(config).await;
+    let mut link = router.recv().await.unwrap();
+    link.hello().await;
+    link.snapshot().await;
+    let mut client = worker.client().await;
+    let request = request(prompt(100, 1), &sampling(1));
+    generate(&mut client, request).await.unwrap();
+    // 3 MoE layers and the MTP layer of 32 experts; 4 of them for each of 100 rows.
+    let layers = 4;
+    loop {
+        let counts = link.expert_counts().await;
+        assert_eq!(counts.chosen.len(), layers * 32);
+        let chosen: Vec<u64> = counts.chosen.chunks(32).map(|l| l.iter().sum()).collect();
+        assert_eq!(
+            chosen, counts.computed,
+            "alone, it computes what it chooses"
+        );
+        if chosen[..3] == [400; 3] {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_worker_is_ready_while_any_router_has_it() {
     let (first, mut first_router) = router().await;
     let (second, mut second_router) = router().await;
@@ -212,4 +272,89 @@ async fn a_worker_is_ready_while_any_router_has_it() {
     drop(admitted);
     until_ready(&worker, "HTTP/1.1 503").await;
     assert!(worker.get("/health").await.starts_with("HTTP/1.1 200"));
+}
+
+/// What a name leads to, for a test to change. `None`: lookups fail.
+struct Name {
+    addresses: Arc<Mutex<Option<Vec<SocketAddr>>>>,
+    lookups: watch::Receiver<usize>,
+}
+
+impl Name {
+    fn new() -> (Name, Resolver) {
+        let addresses = Arc::new(Mutex::new(None));
+        let (count, lookups) = watch::channel(0);
+        let known: Arc<Mutex<Option<Vec<SocketAddr>>>> = addresses.clone();
+        let resolver = Resolver::new(Duration::from_millis(10), move |name| {
+            assert_eq!(name, "router:9001");
+            let found = known.lock().unwrap().clone();
+            count.send_modify(|count| *count += 1);
+            std::future::ready(found.ok_or_else(|| io::Error::other("no such name")))
+        });
+        (Name { addresses, lookups }, resolver)
+    }
+
+    /// Returns once the worker has heard of it.
+    async fn leads_to(&mut self, addresses: Option<&[SocketAddr]>) {
+        *self.addresses.lock().unwrap() = addresses.map(<[SocketAddr]>::to_vec);
+        self.looked_up(3).await;
+    }
+
+    async fn looked_up(&mut self, times: usize) {
+        let enough = *self.lookups.borrow() + times;
+        self.lookups
+            .wait_for(|count| *count >= enough)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_routers_name_is_followed_wherever_it_leads() {
+    let (first, mut first_router) = router().await;
+    let (second, mut second_router) = router().await;
+    let (mut name, resolver) = Name::new();
+    let mut config = decode_config();
+    config.worker.routers = vec!["router:9001".to_string(), second.to_string()];
+    config.worker.resolver = resolver;
+    let mut worker = Running::decode(config).await;
+
+    // A name that leads nowhere yet stops nothing.
+    name.leads_to(None).await;
+    let mut at_second = second_router.recv().await.unwrap();
+    assert!(worker.get("/ready").await.starts_with("HTTP/1.1 503"));
+    name.leads_to(Some(&[first])).await;
+    let mut at_first = first_router.recv().await.unwrap();
+    assert_eq!(at_first.hello().await, at_second.hello().await);
+    at_first.snapshot().await;
+    at_first.answer(Answer::Admitted(Admitted {})).await;
+    until_ready(&worker, "HTTP/1.1 200").await;
+
+    // Nobody is dialled twice, whatever leads there, and nobody's stream is cut: not by another
+    // answer, nor by none.
+    for addresses in [Some(&[first, second][..]), Some(&[second]), Some(&[]), None] {
+        name.leads_to(addresses).await;
+        at_first.delta().await;
+        assert!(first_router.is_empty() && second_router.is_empty());
+    }
+
+    // Once it ends by itself, an address that the name has lost is left alone.
+    name.leads_to(Some(&[second])).await;
+    drop(at_first);
+    until_ready(&worker, "HTTP/1.1 503").await;
+    name.looked_up(50).await;
+    assert!(first_router.is_empty());
+
+    // Until the name has it again.
+    name.leads_to(Some(&[second, first])).await;
+    let mut at_first = first_router.recv().await.unwrap();
+    at_first.answer(Answer::Admitted(Admitted {})).await;
+    until_ready(&worker, "HTTP/1.1 200").await;
+
+    worker.shut_down();
+    for link in [&mut at_first, &mut at_second] {
+        while !matches!(link.next().await, Message::Draining(_)) {}
+    }
+    drop((at_first, at_second));
+    worker.ended().await.unwrap();
 }

@@ -3,6 +3,8 @@
 use millrace_kernels::{KernelError, KvDtype};
 use millrace_model::{checkpoint::CheckpointError, config::ConfigError};
 
+use crate::ExpertError;
+
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Most tokens a step computes; longer prompts are cut into chunks of this.
@@ -48,6 +50,8 @@ pub enum EngineError {
     Weights { tensor: String, source: KernelError },
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Expert(#[from] ExpertError),
     #[error(
         "{pages} KV pages hold {} tokens, but one sequence may have {max_model_len}: raise --kv-pages to at least {} or lower --max-model-len",
         pages * 64, max_model_len.div_ceil(64)

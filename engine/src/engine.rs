@@ -1,7 +1,11 @@
-//! One step: schedule, run, postprocess.
+//! One rank: what it is made of and what it is asked.
 
+mod group;
 mod postprocess;
 mod status;
+mod step;
+
+use std::sync::Arc;
 
 use millrace_kernels::{Backend, Batch};
 use millrace_model::{checkpoint::Checkpoint, config::ModelConfig};
@@ -9,14 +13,17 @@ use millrace_model::{checkpoint::Checkpoint, config::ModelConfig};
 pub use status::{Counters, Pending, Status};
 
 use crate::{
-    EngineConfig, EngineError, Event, Kind, PageRef, Reject, Request, RequestId, TokenOutput,
+    EngineConfig, EngineError, Event, ExpertCounts, PageRef, Reject, Request, RequestId,
+    TokenOutput,
     config::LoadProgress,
-    forward::Forward,
+    experts::moe_layers,
+    forward::{Forward, Slots},
     pages::PagePool,
     sampling::Sampler,
-    scheduler::{Limits, Scheduler, Share},
+    scheduler::{Limits, Scheduler},
     sequence::Sequence,
 };
+use group::Group;
 
 /// One rank.
 pub struct Engine<B: Backend> {
@@ -29,19 +36,33 @@ pub struct Engine<B: Backend> {
     scheduler: Scheduler,
     sampler: Sampler,
     counters: Counters,
-    /// Whether the last step found nothing that it could compute.
-    stalled: bool,
+    /// `None` for a model without experts.
+    expert_counts: Option<Arc<ExpertCounts>>,
+    /// `None` on its own.
+    group: Option<Group<B>>,
+    /// The last step found nothing that it could compute, with so many pages to be had.
+    stalled: Option<usize>,
     batch: Batch,
     draft_batch: Batch,
     logits: Vec<f32>,
 }
 
 impl<B: Backend> Engine<B> {
-    /// Reads the weights and reserves the pages.
+    /// Reads the weights and reserves the pages, for an engine on its own.
     pub fn load(
         backend: B,
         checkpoint: &Checkpoint,
         config: EngineConfig,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Engine<B>, EngineError> {
+        Engine::load_slots(Arc::new(backend), checkpoint, config, Slots::All, progress)
+    }
+
+    fn load_slots(
+        backend: Arc<B>,
+        checkpoint: &Checkpoint,
+        config: EngineConfig,
+        slots: Slots<'_, B>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Engine<B>, EngineError> {
         let model = checkpoint.config().clone();
@@ -68,6 +89,7 @@ impl<B: Backend> Engine<B> {
                 max_model_len,
             });
         }
+        let ranks = slots.ranks();
         // A step must have room for every running sequence's token and draft.
         let max_batch_tokens = config.max_batch_tokens.max(2 * config.max_running);
         let forward = Forward::load(
@@ -76,6 +98,7 @@ impl<B: Backend> Engine<B> {
             &config,
             max_batch_tokens,
             max_model_len,
+            slots,
             progress,
         )?;
         let memory = forward.pages(config.kv_pages, config.kv_dtype)?;
@@ -86,6 +109,8 @@ impl<B: Backend> Engine<B> {
             local_prefill_tokens: config.local_prefill_tokens,
             prefix_cache: config.prefix_cache,
         };
+        let expert_counts = moe_layers(&model, config.mtp)
+            .map(|(moe, layers)| Arc::new(ExpertCounts::new(layers.len(), moe.num_experts, ranks)));
         Ok(Engine {
             revision: checkpoint.revision(),
             max_model_len,
@@ -94,7 +119,9 @@ impl<B: Backend> Engine<B> {
             pool,
             sampler: Sampler::default(),
             counters: Counters::default(),
-            stalled: false,
+            expert_counts,
+            group: None,
+            stalled: None,
             batch: Batch::default(),
             draft_batch: Batch::default(),
             logits: Vec::new(),
@@ -131,7 +158,7 @@ impl<B: Backend> Engine<B> {
     /// Takes a request. Its events come from [`step`](Self::step).
     pub fn submit(&mut self, request: Request) -> Result<(), Reject> {
         self.check(&request)?;
-        self.stalled = false;
+        self.stalled = None;
         self.scheduler.push(Sequence::new(request, &self.revision));
         Ok(())
     }
@@ -166,7 +193,7 @@ impl<B: Backend> Engine<B> {
     /// Forgets a request: no further events. Pages that were leased for it stay with their lease.
     pub fn abort(&mut self, id: RequestId) {
         self.scheduler.remove(id);
-        self.stalled = false;
+        self.stalled = None;
     }
 
     /// A peer has filled the pages that were reserved for `id` and sampled its first token.
@@ -178,7 +205,7 @@ impl<B: Backend> Engine<B> {
         first: TokenOutput,
         draft: Option<u32>,
     ) -> Vec<Event> {
-        self.stalled = false;
+        self.stalled = None;
         let Some(mut sequence) = self.scheduler.take_remote(id) else {
             crate::pages::release(pages);
             return Vec::new();
@@ -200,7 +227,11 @@ impl<B: Backend> Engine<B> {
     /// Whether a step would do something.
     pub fn pending(&self) -> Pending {
         let runnable = !self.scheduler.running.is_empty() || self.scheduler.waiting() > 0;
-        match (runnable, self.stalled) {
+        // Pages that a transfer held come back without a word.
+        let stalled = self
+            .stalled
+            .is_some_and(|pages| self.pool.available() <= pages);
+        match (runnable, stalled) {
             (false, _) => Pending::Idle,
             (true, true) => Pending::Blocked,
             (true, false) => Pending::Runnable,
@@ -228,90 +259,8 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Computes one batch. What a peer can start on (reservations, cached pages) is emitted before
-    /// the computation, the rest after it.
-    pub fn step(&mut self, emit: &mut dyn FnMut(Event)) {
-        let mut events = Vec::new();
-        let shares = self.scheduler.schedule(&mut events);
-        self.stalled = shares.is_empty() && events.is_empty();
-        postprocess::announce_cached(&mut self.scheduler, &shares, &mut events);
-        events.drain(..).for_each(&mut *emit);
-        if shares.is_empty() {
-            return;
-        }
-        self.build_batch(&shares);
-        self.counters.steps += 1;
-        self.counters.step_tokens += self.batch.rows() as u64;
-        let memory = self.pool.memory().clone();
-        self.forward.run(&self.batch, &memory);
-        let results = self.sample(&shares, &mut events);
-        if self.forward.drafts() {
-            self.draft(&shares, &results, &memory);
-        }
-        self.finish_step(&shares, results, &mut events);
-        events.into_iter().for_each(emit);
-    }
-
-    fn build_batch(&mut self, shares: &[Share]) {
-        self.batch.clear();
-        let mut tokens = Vec::new();
-        for share in shares {
-            let sequence = &self.scheduler.running[share.sequence];
-            tokens.clear();
-            tokens.extend_from_slice(&sequence.tokens[sequence.computed..][..share.tokens]);
-            tokens.extend(sequence.draft.filter(|_| share.draft));
-            self.batch.push(
-                &tokens,
-                sequence.computed,
-                sequence.pages.iter().map(PageRef::index),
-            );
-        }
-    }
-
-    /// Runs the MTP layer over the rows that turned out valid, so that its cache keeps up, and
-    /// takes its guess for every sequence that goes on. A row's next token is known by now.
-    fn draft(
-        &mut self,
-        shares: &[Share],
-        results: &[postprocess::ShareResult],
-        memory: &millrace_kernels::PageMemory,
-    ) {
-        let mut rows = Vec::with_capacity(self.batch.rows());
-        let mut wanted = Vec::new();
-        self.draft_batch.clear();
-        for ((share, result), segment) in shares.iter().zip(results).zip(&self.batch.segments) {
-            let sequence = &self.scheduler.running[share.sequence];
-            let start = sequence.computed;
-            // Where a sequence failed or has no next token, its row has nothing to look at.
-            let valid = result
-                .valid_rows
-                .min(sequence.tokens.len().saturating_sub(start + 1));
-            if valid == 0 {
-                continue;
-            }
-            rows.extend(segment.rows.start..segment.rows.start + valid);
-            self.draft_batch.push(
-                &sequence.tokens[start + 1..][..valid],
-                start,
-                sequence.pages.iter().map(PageRef::index),
-            );
-            let room = sequence.tokens.len() + 1 < self.max_model_len;
-            if share.samples
-                && room
-                && (result.goes_on || matches!(sequence.kind, Kind::Prefill { .. }))
-            {
-                wanted.push((share.sequence, rows.len() - 1));
-            }
-        }
-        if rows.is_empty() {
-            return;
-        }
-        let last_rows: Vec<usize> = wanted.iter().map(|(_, row)| *row).collect();
-        let drafts = self
-            .forward
-            .draft(&self.draft_batch, &rows, &last_rows, memory);
-        for ((index, _), draft) in wanted.into_iter().zip(drafts) {
-            self.scheduler.running[index].draft = Some(draft);
-        }
+    /// How often experts were chosen and computed; `None` for a model without any.
+    pub fn expert_counts(&self) -> Option<&Arc<ExpertCounts>> {
+        self.expert_counts.as_ref()
     }
 }

@@ -6,6 +6,8 @@
 //! | [`sequence`], [`scheduler`] | what to compute next | tensors, clocks |
 //! | [`sampling`] | logits to tokens | batches |
 //! | [`forward`] | the forward pass of each family, once, over `Backend` | requests |
+//! | [`exchange`] | that rows go to other ranks and come back | how |
+//! | [`experts`] | which experts a rank has in memory, and their load | why they are here |
 //! | [`engine`] | one step | sockets, gRPC, tokio |
 //!
 //! A caller submits [`Request`]s, calls [`Engine::step`] while there is work, and reads
@@ -15,6 +17,8 @@
 
 pub mod config;
 pub mod engine;
+pub mod exchange;
+pub mod experts;
 pub mod forward;
 pub mod pages;
 pub mod request;
@@ -24,6 +28,8 @@ pub mod sequence;
 
 pub use config::{EngineConfig, EngineError, LoadProgress};
 pub use engine::Engine;
+pub use exchange::{ExpertExchange, Parcel, StepDropped, Work};
+pub use experts::{ExpertCounts, ExpertError, ExpertShelf, Exported, GroupRank};
 pub use pages::{LeasedPages, PageRef};
 pub use request::{
     Event, Finish, FinishReason, Kind, LocalPrefillReason, PrefillPlace, PromptLogProbs, Reject,

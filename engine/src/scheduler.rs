@@ -23,7 +23,7 @@ pub struct Limits {
 pub struct Scheduler {
     limits: Limits,
     pool: PagePool,
-    /// In order of arrival; preempted ones stand in front.
+    /// In order of arrival; preempted ones stand in front, and then those that have output already.
     waiting: VecDeque<Sequence>,
     /// In order of arrival.
     pub running: Vec<Sequence>,
@@ -61,8 +61,15 @@ impl Scheduler {
         }
     }
 
+    /// A sequence that goes on after it was cut off elsewhere comes before those that have yet to
+    /// begin: its client has seen its first words and waits for the next.
     pub fn push(&mut self, sequence: Sequence) {
-        self.waiting.push_back(sequence);
+        let begun = |sequence: &Sequence| sequence.output_tokens() > 0;
+        let place = begun(&sequence)
+            .then(|| self.waiting.iter().position(|other| !begun(other)))
+            .flatten()
+            .unwrap_or(self.waiting.len());
+        self.waiting.insert(place, sequence);
     }
 
     pub fn contains(&self, id: RequestId) -> bool {
@@ -103,10 +110,19 @@ impl Scheduler {
             .sum()
     }
 
-    /// Plans a step. Reservations for peers are pushed to `events`. The plan is empty when nothing
-    /// can be computed now.
-    pub fn schedule(&mut self, events: &mut Vec<Event>) -> Vec<Share> {
-        let mut budget = self.limits.max_batch_tokens;
+    /// Rows that the next step could want at most. Prompts that a peer will prefill are among them:
+    /// who prefills is known only when pages are.
+    pub fn demand(&self) -> usize {
+        let rows =
+            |sequence: &Sequence| sequence.remaining() + usize::from(sequence.draft.is_some());
+        let all: usize = self.running.iter().chain(&self.waiting).map(rows).sum();
+        all.min(self.limits.max_batch_tokens)
+    }
+
+    /// Plans a step of up to `limit` rows. Reservations for peers are pushed to `events`. The plan is
+    /// empty when nothing can be computed now.
+    pub fn schedule(&mut self, limit: usize, events: &mut Vec<Event>) -> Vec<Share> {
+        let mut budget = self.limits.max_batch_tokens.min(limit);
         let mut shares = Vec::new();
         for decoding in [true, false] {
             let mut index = 0;

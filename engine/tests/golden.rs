@@ -5,8 +5,13 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
-use millrace_engine::{SamplingParams, forward::Forward};
+use millrace_engine::{
+    SamplingParams,
+    forward::{Forward, Ranks, Slots},
+};
 use millrace_kernels::{Batch, KvDtype, cpu::CpuBackend};
 use millrace_model::checkpoint::Checkpoint;
 
@@ -112,11 +117,12 @@ fn mtp_drafts_match_their_goldens() {
         let checkpoint = Checkpoint::open(&golden_dir(family)).expect("a golden checkpoint opens");
         let (rows, context) = (1100, 1100);
         let mut forward = Forward::load(
-            CpuBackend::new(2),
+            Arc::new(CpuBackend::new(2)),
             &checkpoint,
             &float_config(),
             rows,
             context,
+            Slots::All,
             &mut |_| {},
         )
         .expect("it loads");
@@ -128,11 +134,13 @@ fn mtp_drafts_match_their_goldens() {
             let known = tokens.len() - 1;
             let mut batch = Batch::default();
             batch.push(&tokens[..known], 0, 0..18);
-            forward.run(&batch, &pages);
+            let alone = &mut Ranks::Alone;
+            forward.run(&batch, &pages, alone).expect("alone");
             batch.clear();
             batch.push(&tokens[1..], 0, 0..18);
             let all: Vec<usize> = (0..known).collect();
-            let drafts = forward.draft(&batch, &all, &all, &pages);
+            let drafts = forward.draft(&batch, &all, &all, &pages, alone);
+            let drafts = drafts.expect("alone");
             let positions = golden.ids(&format!("{prompt}.mtp_positions"));
             let ids = golden.ids(&format!("{prompt}.mtp_top_ids"));
             let logprobs = golden.floats(&format!("{prompt}.mtp_top_logprobs"));

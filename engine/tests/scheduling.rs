@@ -108,7 +108,7 @@ fn play(plans: &[Plan], prefix_cache: bool) {
             }
         }
         let mut events = Vec::new();
-        let shares = scheduler.schedule(&mut events);
+        let shares = scheduler.schedule(usize::MAX, &mut events);
         assert!(events.is_empty(), "nothing is remote here");
         let rows: usize = shares.iter().map(|s| s.tokens + usize::from(s.draft)).sum();
         assert!(rows <= 96);
@@ -192,7 +192,7 @@ fn decoding_goes_before_long_prompts() {
         "rev",
     ));
     scheduler.push(Sequence::new(request(1, vec![2; 1], 9, Kind::Whole), "rev"));
-    let first = scheduler.schedule(&mut Vec::new());
+    let first = scheduler.schedule(usize::MAX, &mut Vec::new());
     assert_eq!(
         first.iter().map(|share| share.tokens).collect::<Vec<_>>(),
         [96]
@@ -200,7 +200,7 @@ fn decoding_goes_before_long_prompts() {
     scheduler.running[0].computed = 96;
     // The prompt of one token waits no longer than until there is budget again; then it decodes.
     scheduler.running[0].computed = 190;
-    let second = scheduler.schedule(&mut Vec::new());
+    let second = scheduler.schedule(usize::MAX, &mut Vec::new());
     assert_eq!(
         second
             .iter()
@@ -209,7 +209,7 @@ fn decoding_goes_before_long_prompts() {
         [(0, 10), (1, 1)]
     );
     scheduler.running[0].computed = 100;
-    let third = scheduler.schedule(&mut Vec::new());
+    let third = scheduler.schedule(usize::MAX, &mut Vec::new());
     assert_eq!(
         third
             .iter()
@@ -217,6 +217,32 @@ fn decoding_goes_before_long_prompts() {
             .collect::<Vec<_>>(),
         [(1, 1), (0, 95)]
     );
+}
+
+#[test]
+fn what_was_cut_off_elsewhere_goes_before_what_has_yet_to_begin() {
+    let pool = pool();
+    let mut scheduler = scheduler(&pool, false);
+    let mut push = |id: u64, prompt_tokens: usize| {
+        let mut request = request(id, vec![id as u32; 90], 200, Kind::Whole);
+        request.prompt_tokens = prompt_tokens;
+        scheduler.push(Sequence::new(request, "revision"));
+    };
+    // 3 and 4 bring output along; the rest are new.
+    for (id, prompt_tokens) in [(1, 90), (2, 90), (3, 80), (4, 80), (5, 90)] {
+        push(id, prompt_tokens);
+    }
+    let mut order = Vec::new();
+    while order.len() < 4 {
+        scheduler.schedule(usize::MAX, &mut Vec::new());
+        for sequence in &mut scheduler.running {
+            if !order.contains(&sequence.id.0) {
+                order.push(sequence.id.0);
+            }
+            sequence.computed = sequence.tokens.len() - 1;
+        }
+    }
+    assert_eq!(order, [3, 4, 1, 2]);
 }
 
 #[test]
@@ -229,7 +255,7 @@ fn split_requests_lease_their_pages_unless_little_is_left() {
         "rev",
     ));
     let mut events = Vec::new();
-    assert_eq!(scheduler.schedule(&mut events).len(), 1);
+    assert_eq!(scheduler.schedule(usize::MAX, &mut events).len(), 1);
     assert!(matches!(place(&scheduler), Some(PrefillPlace::Local(_))));
     scheduler.remove(RequestId(0));
 
@@ -237,7 +263,7 @@ fn split_requests_lease_their_pages_unless_little_is_left() {
         request(1, vec![1; 200], 9, Kind::Decode),
         "rev",
     ));
-    assert!(scheduler.schedule(&mut events).is_empty());
+    assert!(scheduler.schedule(usize::MAX, &mut events).is_empty());
     let Some(Event::Reserved {
         lease,
         first_page: 0,

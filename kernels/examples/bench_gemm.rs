@@ -10,11 +10,12 @@
 //! weights, to be read against the memory-read ceiling: "cold" rotates over copies of the weights
 //! that no cache holds, as a large model's decode step does; "hot" uses one copy.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use half::bf16;
 use millrace_kernels::cpu::{CpuBackend, Isa, Tensor};
-use millrace_kernels::{Backend, Batch, GateParams, KvDtype, PAGE_TOKENS, PageLayout};
+use millrace_kernels::{Backend, Batch, GateParams, KvDtype, PAGE_TOKENS, Pace, PageLayout};
 use millrace_model::config::{GateConfig, Scoring, TopkMethod};
 use millrace_model::matrix::{BlockScales, Matrix, MatrixData, ScaleValues};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -394,12 +395,12 @@ fn moe(backend: &CpuBackend) {
                     .map(|(rows, cols)| Weights::random(&mut rng, kind, rows, cols))
             })
             .collect();
-        let gate_up: Vec<_> = matrices
-            .iter()
-            .map(|m| [m[0].matrix(), m[1].matrix()])
-            .collect();
-        let down: Vec<_> = matrices.iter().map(|m| m[2].matrix()).collect();
-        let packed = backend.experts(&gate_up, &down).expect("finite");
+        let packed = matrices.iter().map(|m| {
+            let [gate, up, down] = m.each_ref().map(Weights::matrix);
+            let expert = backend.expert(gate, up, down, Pace::Full);
+            Arc::new(expert.expect("finite"))
+        });
+        let packed = backend.experts(packed.collect());
         let config = GateConfig {
             scoring: Scoring::Softmax,
             topk_method: TopkMethod::Greedy,

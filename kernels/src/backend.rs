@@ -23,7 +23,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Linear: Send + Sync;
     /// One small `Linear` a head: `[heads][out, in]`.
     type HeadLinear: Send + Sync;
-    /// Gate/up and down projections of all experts of a layer.
+    /// Gate, up and down projection of one expert.
+    type Expert: Send + Sync;
+    /// The experts in the slots of a layer, as its products read them.
     type Experts: Send + Sync;
     /// Experts and weights chosen for each row: `[rows, experts_per_token]`.
     type Routing: Send;
@@ -46,12 +48,27 @@ pub trait Backend: Send + Sync + Sized + 'static {
         nope: usize,
         v: usize,
     ) -> Result<(Self::HeadLinear, Self::HeadLinear), KernelError>;
-    /// `gate_up[e]` is `[gate; up]` of expert `e` (each `[inter, hidden]`), `down[e]` is `[hidden, inter]`.
-    fn experts(
+    /// `gate` and `up` are `[inter, hidden]`, `down` is `[hidden, inter]`.
+    fn expert(
         &self,
-        gate_up: &[[Matrix<'_>; 2]],
-        down: &[Matrix<'_>],
-    ) -> Result<Self::Experts, KernelError>;
+        gate: Matrix<'_>,
+        up: Matrix<'_>,
+        down: Matrix<'_>,
+        pace: Pace,
+    ) -> Result<Self::Expert, KernelError>;
+    /// A layer whose slot `i` holds `slots[i]`: at least one, all of one size. Cheap: the weights
+    /// stay where they are, and an expert may be in several slots, layers' tables and threads at once.
+    fn experts(&self, slots: Vec<Arc<Self::Expert>>) -> Self::Experts;
+    /// An expert's weights as packed, for another rank's [`expert_from_bytes`](Self::expert_from_bytes).
+    fn expert_bytes(&self, expert: &Self::Expert) -> Vec<u8>;
+    /// What [`expert_bytes`](Self::expert_bytes) gave. Bytes of another packing or of other sizes, and
+    /// bytes that are cut off, are refused; whether they are the right ones is for a digest to say.
+    fn expert_from_bytes(
+        &self,
+        bytes: &[u8],
+        hidden: usize,
+        inter: usize,
+    ) -> Result<Self::Expert, KernelError>;
     /// The KV pages of this device.
     fn pages(&self, layout: PageLayout, pages: usize) -> Result<Arc<PageMemory>, KernelError>;
 
@@ -91,8 +108,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn concat(&self, a: &Self::Tensor, b: &Self::Tensor, out: &mut Self::Tensor);
     /// `out[i] = x[rows[i]]`.
     fn gather(&self, x: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor);
-    /// Copies the current rows to the host, row-major.
+    /// Copies the current rows to the host, row-major, over what `out` held.
     fn read(&self, x: &Self::Tensor, out: &mut Vec<f32>);
+    /// Makes `rows` (whole rows, row-major) the rows of `out`.
+    fn write(&self, rows: &[f32], out: &mut Self::Tensor);
+    /// Most rows that `x` holds: what comes from elsewhere is held against it before it is written.
+    fn capacity(&self, x: &Self::Tensor) -> usize;
 
     // --- latent attention (MLA) -----------------------------------------------------------
 
@@ -195,6 +216,41 @@ pub trait Backend: Send + Sync + Sized + 'static {
         experts: &Self::Experts,
         out: &mut Self::Tensor,
     );
+    /// `out[i] = down_s(silu(gate_s x) * up_s x)` for row `work[i].row` of `x` and slot `s = work[i].slot`:
+    /// the terms of [`moe`](Self::moe), unweighted, bit for bit.
+    fn expert_rows(
+        &self,
+        x: &Self::Tensor,
+        work: &[Work],
+        experts: &Self::Experts,
+        out: &mut Self::Tensor,
+    );
+    /// `out[r] = sum over choices c, in order, of weight * returned[places[r * experts_per_token + c]]`: the
+    /// sum of [`moe`](Self::moe), bit for bit.
+    fn combine(
+        &self,
+        returned: &Self::Tensor,
+        places: &[u32],
+        routing: &Self::Routing,
+        out: &mut Self::Tensor,
+    );
+}
+
+/// One row for one expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Work {
+    pub row: u32,
+    pub slot: u32,
+}
+
+/// What setting up weights may cost whatever else runs on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Nothing else does: use all there is.
+    Full,
+    /// Steps are computed meanwhile: leave them what they use.
+    Background,
 }
 
 /// Matrices to be read as one, stacked along their rows.
@@ -238,6 +294,26 @@ pub enum KernelError {
         bytes: usize,
         source: std::io::Error,
     },
+    #[error(
+        "an expert's weights are {bytes} bytes instead of {expected}: they were cut off on their way; fetch them again"
+    )]
+    ExpertLength { bytes: usize, expected: usize },
+    #[error(
+        "an expert's weights are packed as {found:?}, but this rank reads {expected:?}: run one version of millrace on one kind of device in a group"
+    )]
+    ExpertPacking { found: String, expected: String },
+    #[error(
+        "an expert's weights are for hidden size {} and intermediate size {}, but this rank's model has {} and {}: serve one checkpoint in a group",
+        found[0], found[1], expected[0], expected[1]
+    )]
+    ExpertSizes {
+        found: [usize; 2],
+        expected: [usize; 2],
+    },
+    #[error(
+        "an expert's weights claim format {code} with scales for {k_block} inputs, which nothing here packs: they are damaged; fetch them again"
+    )]
+    ExpertFormat { code: u32, k_block: u32 },
     #[error("cannot reserve {bytes} bytes for KV pages: {source}; ask for fewer with --kv-pages")]
     PageMemory {
         bytes: usize,

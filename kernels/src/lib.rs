@@ -15,6 +15,6 @@ mod batch;
 pub mod cpu;
 mod pages;
 
-pub use backend::{Backend, GateParams, KernelError, RopeTable, Stacked};
+pub use backend::{Backend, GateParams, KernelError, Pace, RopeTable, Stacked, Work};
 pub use batch::{Batch, Segment};
 pub use pages::{KvDtype, PAGE_TOKENS, PageLayout, PageMemory};

@@ -17,8 +17,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value};
 
-use crate::files::{MAX_TEXT_FILE, read_optional};
-use crate::text::{TextConfig, TextError};
+use crate::text::TextConfig;
 pub use error::ChatError;
 pub use message::{Content, Message, Part};
 
@@ -43,30 +42,13 @@ impl ChatTemplate {
     /// the checkpoint has none.
     pub fn from_dir(dir: &Path) -> Result<Option<ChatTemplate>, ChatError> {
         let config = TextConfig::from_dir(dir)?;
-        let path = dir.join("chat_template.jinja");
-        let file = read_optional(&path, MAX_TEXT_FILE).map_err(|source| TextError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        let template = match file {
-            Some(bytes) => {
-                let text = String::from_utf8(bytes);
-                let expected = "UTF-8 text";
-                let wrong = |_| TextError::Value {
-                    path,
-                    key: "the file".to_string(),
-                    expected,
-                };
-                Some(Value::String(text.map_err(wrong)?))
-            }
-            None => config.chat_template,
-        };
         let special_tokens = config
             .special_tokens
             .into_iter()
             .map(|(key, text)| (key.to_string(), Value::String(text)))
             .collect();
-        template
+        config
+            .chat_template
             .map(|template| ChatTemplate::new(&template, special_tokens))
             .transpose()
     }

@@ -1,10 +1,14 @@
-//! `tokenizer_config.json`: what the tokenizer and the chat template both need.
+//! `tokenizer_config.json` and the chat template's file: what the tokenizer and the chat template
+//! both need, and the name of all that text depends on.
+
+mod revision;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::files::{MAX_TEXT_FILE, read_bounded, read_optional};
+pub use revision::revision;
 
 /// Why text cannot be turned into tokens, or a folder's tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +48,8 @@ pub enum TextError {
     Encode { source: tokenizers::Error },
 }
 
-/// `tokenizer_config.json`, with `special_tokens_map.json` for what it lacks.
+/// `tokenizer_config.json`, with `special_tokens_map.json` for what it lacks, and
+/// `chat_template.jinja` for what it may have outdated.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TextConfig {
     /// `None`: tokenizer.json's post-processor decides.
@@ -52,7 +57,7 @@ pub(crate) struct TextConfig {
     pub add_eos_token: Option<bool>,
     /// `bos_token`, `eos_token`, ... with their texts, as a chat template sees them.
     pub special_tokens: Vec<(&'static str, String)>,
-    /// `chat_template`, in whichever form.
+    /// The text of `chat_template.jinja`; without it `chat_template`, in whichever form.
     pub chat_template: Option<Value>,
 }
 
@@ -91,14 +96,18 @@ impl TextConfig {
             };
             special_tokens.extend(text.map(|text| (key, text)));
         }
+        let chat_template = match read_template(dir)? {
+            Some(text) => Some(Value::String(text)),
+            None => config
+                .get("chat_template")
+                .filter(|v| !v.is_null())
+                .cloned(),
+        };
         Ok(TextConfig {
             add_bos_token: flag("add_bos_token")?,
             add_eos_token: flag("add_eos_token")?,
             special_tokens,
-            chat_template: config
-                .get("chat_template")
-                .filter(|v| !v.is_null())
-                .cloned(),
+            chat_template,
         })
     }
 
@@ -122,6 +131,20 @@ pub(crate) fn read_json(path: &Path) -> Result<(Value, Vec<u8>), TextError> {
         source,
     })?;
     Ok((value, bytes))
+}
+
+fn read_template(dir: &Path) -> Result<Option<String>, TextError> {
+    let path = dir.join("chat_template.jinja");
+    let bytes = read_optional(&path, MAX_TEXT_FILE).map_err(|source| TextError::Read {
+        path: path.clone(),
+        source,
+    })?;
+    let text = bytes.map(String::from_utf8).transpose();
+    text.map_err(|_| TextError::Value {
+        path,
+        key: "the file".to_string(),
+        expected: "UTF-8 text",
+    })
 }
 
 fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TextError> {

@@ -18,6 +18,10 @@ pub enum Failure {
     Incompatible(#[from] Mismatch),
     #[error("this worker is shutting down")]
     Stopped,
+    #[error("the expert-parallel group goes on without this rank")]
+    Evicted,
+    #[error("this rank is not in its expert-parallel group's epoch; another rank may be")]
+    Outside,
     #[error("the decode worker's pages cannot be reached: {0}")]
     Open(#[from] OpenError),
     #[error("pages could not be delivered: {0}")]
@@ -37,6 +41,7 @@ impl From<SubmitError> for Failure {
     fn from(error: SubmitError) -> Failure {
         match error {
             SubmitError::Stopped => Failure::Stopped,
+            SubmitError::Outside => Failure::Outside,
             SubmitError::Rejected(reject) => {
                 let field = match reject {
                     Reject::NothingToGenerate { .. } => "sampling.max_tokens",
@@ -57,7 +62,11 @@ impl From<Failure> for Status {
             Failure::Incompatible(_) | Failure::Open(OpenError::Mismatch { .. }) => {
                 Status::failed_precondition(message)
             }
-            Failure::Stopped | Failure::Open(_) | Failure::Write(_) => Status::unavailable(message),
+            Failure::Stopped
+            | Failure::Evicted
+            | Failure::Outside
+            | Failure::Open(_)
+            | Failure::Write(_) => Status::unavailable(message),
             Failure::Computation(_)
             | Failure::Engine(_)
             | Failure::Page(_)

@@ -82,6 +82,7 @@ impl Service {
                     });
                 }
                 RequestEvent::Failed { message } => return Err(Failure::Computation(message)),
+                RequestEvent::Evicted => return Err(Failure::Evicted),
                 RequestEvent::Output(_) => {
                     return Err(Failure::Engine("it went on past the first token"));
                 }

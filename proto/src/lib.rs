@@ -13,6 +13,8 @@ pub mod inference {
 }
 
 /// Between router and workers, and between workers.
+// Generated, and the large message is the one that a stream begins with.
+#[allow(clippy::large_enum_variant)]
 pub mod worker {
     pub mod v1 {
         tonic::include_proto!("millrace.worker.v1");

@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::worker::Worker;
-use millrace_router::config::Limits;
+use millrace_router::config::{AccessConfig, ExpertsConfig, Limits};
 use millrace_router::{BoundAddresses, RouterConfig, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,10 +43,12 @@ async fn router() -> Result<(), Failed> {
         grpc_addr: any,
         worker_addr: any,
         model_dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-r1"),
-        served_model_name: None,
+        served_model_names: Vec::new(),
         max_model_len: None,
         limits: Limits::default(),
+        experts: ExpertsConfig::default(),
         drain_timeout: Duration::from_secs(1),
+        access: AccessConfig::default(),
     };
     let on_bound = |bound: BoundAddresses| println!("{} {}", bound.http, bound.worker);
     run(config, on_bound, std::future::pending()).await?;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 
-use crate::config::Limits;
+use crate::config::{ExpertsConfig, Limits};
 use crate::dispatch::{Admission, Dispatcher};
+use crate::experts::store::{Store, StoreError};
+use crate::experts::{self, Groups};
 use crate::fleet::roster::Roster;
 use crate::fleet::{Fleet, Served};
 use crate::frontend::{Frontend, ServedModel};
@@ -15,21 +17,35 @@ use crate::metrics::Metrics;
 pub struct Parts {
     pub frontend: Frontend,
     pub roster: Arc<Roster>,
+    pub groups: Arc<Groups>,
     pub metrics: Arc<Metrics>,
 }
 
-/// Makes the parts of a router that serves `model`.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// `registry` has a router's metrics already.
+    #[error("metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("epochs of groups cannot be kept: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Makes the parts of a router that serves `model`. Must be called within a runtime.
 ///
 /// # Errors
-/// `registry` has a router's metrics already.
+/// [`AssembleError`]
 pub fn assemble(
     limits: &Limits,
+    experts: &ExpertsConfig,
     model: Arc<ServedModel>,
     registry: &Registry,
-) -> Result<Parts, prometheus::Error> {
+) -> Result<Parts, AssembleError> {
+    let store = Store::open(experts)?;
+    let groups = experts::assemble(experts, store, registry, &model.name)?;
     let metrics = Arc::new(Metrics::new(registry, &model.name)?);
     let served = Served {
         model_revision: model.revision.clone(),
+        text_revision: model.text_revision.clone(),
         vocab_size: model.vocab_size,
         max_model_len: model.max_model_len,
     };
@@ -48,6 +64,7 @@ pub fn assemble(
     Ok(Parts {
         frontend,
         roster,
+        groups,
         metrics,
     })
 }

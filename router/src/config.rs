@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::experts::config::{CostModel, ExpertsConfig};
+
 /// Where a router listens, what it serves and how much it takes on.
 #[derive(Debug, Clone)]
 pub struct RouterConfig {
@@ -16,14 +18,53 @@ pub struct RouterConfig {
     /// A checkpoint folder. Its weights are hashed, not loaded: only workers of the same revision
     /// are admitted.
     pub model_dir: PathBuf,
-    /// What clients call the model. `None`: the folder's name.
-    pub served_model_name: Option<String>,
+    /// What clients may call the model; answers carry the first. Empty: the folder's name.
+    pub served_model_names: Vec<String>,
     /// The longest sequence clients are promised, in tokens. `None`: what the checkpoint can do.
     /// Workers that can hold less are not admitted.
     pub max_model_len: Option<u32>,
     pub limits: Limits,
+    /// Groups of decode workers that share the experts. Without any it costs nothing.
+    pub experts: ExpertsConfig,
     /// How long running requests may go on once the router is told to stop.
     pub drain_timeout: Duration,
+    /// TLS, API keys and the port for probes. The default has none of them.
+    pub access: AccessConfig,
+}
+
+/// Who may reach what.
+#[derive(Debug, Clone)]
+pub struct AccessConfig {
+    /// What the HTTP and gRPC ports prove themselves with. `None`: they are plain.
+    pub tls: Option<TlsFiles>,
+    /// A folder of files (each file an owner, each line a key), or one such file. `None`: everybody
+    /// is served.
+    pub api_keys: Option<PathBuf>,
+    /// Where `/health`, `/ready` and `/metrics` are plain HTTP for those who can speak nothing else.
+    /// They are on the HTTP port in any case.
+    pub probe_addr: Option<SocketAddr>,
+    /// How often certificate and keys are looked at.
+    pub reload_interval: Duration,
+}
+
+impl Default for AccessConfig {
+    fn default() -> AccessConfig {
+        AccessConfig {
+            tls: None,
+            api_keys: None,
+            probe_addr: None,
+            reload_interval: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Both in PEM, as a Secret of type kubernetes.io/tls has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, then those that lead from it to its root.
+    pub cert: PathBuf,
+    /// Its private key: PKCS #8, PKCS #1 or SEC 1.
+    pub key: PathBuf,
 }
 
 /// Bounds of what one router does. The defaults suit a router with a few decode workers.

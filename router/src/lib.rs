@@ -8,6 +8,9 @@
 //! dispatch/   admission, pairing, call the decode worker, retry and replay
 //!    | reads
 //! fleet/      who is attached, their load, which prefix each of them caches
+//! membership  workers attach to it: their streams feed fleet and experts
+//! watch       an operator watches what they say
+//! experts/    what groups of decode ranks compute under: epochs, their store, the balancer
 //! ```
 //!
 //! [`server::run`] puts them together and listens.
@@ -17,10 +20,13 @@ pub mod assemble;
 pub mod config;
 pub mod dispatch;
 pub mod edges;
+pub mod experts;
 pub mod fleet;
 pub mod frontend;
+pub mod membership;
 pub mod metrics;
 pub mod server;
+pub mod watch;
 
 pub use config::RouterConfig;
 pub use frontend::Frontend;

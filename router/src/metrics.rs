@@ -43,6 +43,35 @@ pub struct Metrics {
     admission_rejections: IntCounterVec,
     replays: IntCounterVec,
     prefill_retries: IntCounter,
+    model_changes: IntCounter,
+    unauthorized: IntCounterVec,
+    handshake_failures: IntCounterVec,
+    reloads: IntCounterVec,
+}
+
+/// A port that clients speak to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    Http,
+    Grpc,
+}
+
+impl Edge {
+    fn label(self) -> &'static str {
+        match self {
+            Edge::Http => "http",
+            Edge::Grpc => "grpc",
+        }
+    }
+}
+
+/// Why a TLS handshake came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// The client spoke no TLS, none that fits, or does not trust this router.
+    Failed,
+    /// It took too long.
+    Timeout,
 }
 
 /// What happened to a worker's membership.
@@ -158,6 +187,25 @@ impl Metrics {
             prefill_retries: make.counter(
                 "router_prefill_retries_total",
                 "Attempts that failed at the prefill worker and were made again",
+            )?,
+            model_changes: make.counter(
+                "router_model_changes_total",
+                "Begun sequences that went on under another model revision, as no worker of theirs was left",
+            )?,
+            unauthorized: make.counters(
+                "router_unauthorized_total",
+                "Requests refused for their API key: missing, malformed or unknown",
+                &["edge", "reason"],
+            )?,
+            handshake_failures: make.counters(
+                "router_tls_handshake_failures_total",
+                "Connections of clients that came to no TLS session",
+                &["edge", "reason"],
+            )?,
+            reloads: make.counters(
+                "router_reloads_total",
+                "Replaced certificates or API keys that were adopted (ok), and looks at some that cannot be used (error)",
+                &["what", "result"],
             )?,
         })
     }
@@ -284,6 +332,32 @@ impl Metrics {
 
     pub fn prefill_retried(&self) {
         self.prefill_retries.inc();
+    }
+
+    /// A begun sequence went on under another model revision.
+    pub fn changed_model(&self) {
+        self.model_changes.inc();
+    }
+
+    pub fn unauthorized(&self, edge: Edge, reason: &'static str) {
+        self.unauthorized
+            .with_label_values(&[edge.label(), reason])
+            .inc();
+    }
+
+    pub fn handshake_failed(&self, edge: Edge, failure: HandshakeFailure) {
+        let reason = match failure {
+            HandshakeFailure::Failed => "failed",
+            HandshakeFailure::Timeout => "timeout",
+        };
+        self.handshake_failures
+            .with_label_values(&[edge.label(), reason])
+            .inc();
+    }
+
+    pub fn reloaded(&self, what: &'static str, adopted: bool) {
+        let result = if adopted { "ok" } else { "error" };
+        self.reloads.with_label_values(&[what, result]).inc();
     }
 }
 

@@ -2,72 +2,15 @@
 
 mod common;
 
-use std::path::Path;
 use std::time::Duration;
 
+use common::expected;
+use common::process::{config, http, ready, refused, start};
 use common::worker::Worker;
-use common::{expected, limits};
 use millrace_proto::inference::v1::inference_client::InferenceClient;
 use millrace_proto::inference::v1::{GenerateRequest, SamplingParams, TokenIds, generate_request};
-use millrace_router::{BoundAddresses, RouterConfig, ServeError, run};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use millrace_router::ServeError;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-
-fn config() -> RouterConfig {
-    let any = "127.0.0.1:0".parse().unwrap();
-    RouterConfig {
-        http_addr: any,
-        grpc_addr: any,
-        worker_addr: any,
-        model_dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-r1"),
-        served_model_name: None,
-        max_model_len: None,
-        limits: limits(),
-        drain_timeout: Duration::from_secs(60),
-    }
-}
-
-struct Process {
-    bound: BoundAddresses,
-    stop: oneshot::Sender<()>,
-    ended: JoinHandle<Result<(), ServeError>>,
-}
-
-async fn start(config: RouterConfig) -> Process {
-    let (report, bound) = oneshot::channel();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let on_bound = move |bound| report.send(bound).unwrap();
-    let ended = tokio::spawn(run(config, on_bound, async { drop(stopped.await) }));
-    Process {
-        bound: bound.await.unwrap(),
-        stop,
-        ended,
-    }
-}
-
-/// One HTTP exchange; the connection is closed after it.
-async fn http(bound: &BoundAddresses, head: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(bound.http).await.unwrap();
-    let length = body.len();
-    let request = format!(
-        "{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
-}
-
-async fn ready(bound: &BoundAddresses) {
-    while !http(bound, "GET /ready", "")
-        .await
-        .starts_with("HTTP/1.1 200")
-    {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_dialects_answer_and_a_stop_waits_for_running_requests() {
@@ -129,25 +72,17 @@ async fn a_port_in_use_and_a_missing_model_are_named() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut wrong = config();
     wrong.grpc_addr = taken.local_addr().unwrap();
-    let error = run(wrong, |_| (), std::future::pending())
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = refused(wrong).await.to_string();
     assert!(
         error.contains("gRPC") && error.contains("is another process there"),
         "{error}"
     );
     let mut wrong = config();
     wrong.model_dir = "/nowhere".into();
-    let error = run(wrong, |_| (), std::future::pending())
-        .await
-        .unwrap_err();
+    let error = refused(wrong).await;
     assert!(matches!(error, ServeError::Model(_)), "{error}");
     let mut wrong = config();
     wrong.max_model_len = Some(5000);
-    let error = run(wrong, |_| (), std::future::pending())
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = refused(wrong).await.to_string();
     assert!(error.contains("5000") && error.contains("4096"), "{error}");
 }

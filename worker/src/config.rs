@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use millrace_engine::EngineConfig;
 
+use crate::attach::Resolver;
+
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
     /// A Hugging Face folder.
@@ -17,15 +19,58 @@ pub struct WorkerConfig {
     /// The host under which others reach this worker. `None`: the address of `listen`, which must
     /// then not be 0.0.0.0 or ::.
     pub advertise_host: Option<String>,
-    /// `host:port` of every router to attach to. Without any, the worker is ready once loaded.
+    /// `host:port` of every router to attach to. A name stands for all routers at its addresses, which
+    /// may change. Without any, the worker is ready once loaded.
     pub routers: Vec<String>,
+    /// For those that are names.
+    pub resolver: Resolver,
     /// Unique among all workers for the life of the process. `None`: the role and a random number.
     pub worker_id: Option<String>,
+    /// Of the deployment: routers pair only workers of one revision. Empty: of none, and then the
+    /// model must be the router's own.
+    pub revision: String,
+    /// A decode worker whose revision has no prefill workers: it is complete without any.
+    pub aggregated: bool,
     pub engine: EngineConfig,
     /// Compute threads. `None`: one a core.
     pub threads: Option<usize>,
     /// How long a shutdown waits for running requests.
     pub drain: Duration,
+    /// Makes the worker one rank of an expert-parallel group. `None`: it holds every expert itself.
+    pub group: Option<GroupConfig>,
+}
+
+/// One rank's place in an expert-parallel group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// The same on all ranks of the group, and on no other.
+    pub group: String,
+    /// From 0, below `ranks`.
+    pub rank: usize,
+    /// The same on all ranks.
+    pub ranks: usize,
+    /// Replicas a layer besides one of every expert, over all ranks. The same on all ranks.
+    pub redundant_experts: usize,
+    /// Where other ranks connect to exchange rows. Port 0: any free one. They reach it under
+    /// `advertise_host`, or under this address.
+    pub listen: SocketAddr,
+    /// Most bytes of weights a second that are staged for a new placement, so that decoding keeps
+    /// the network and the memory it needs.
+    pub stage_bandwidth: u64,
+}
+
+impl GroupConfig {
+    /// Rank `rank` of `ranks`, on this machine, without redundant experts.
+    pub fn new(group: impl Into<String>, rank: usize, ranks: usize) -> GroupConfig {
+        GroupConfig {
+            group: group.into(),
+            rank,
+            ranks,
+            redundant_experts: 0,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            stage_bandwidth: 256 << 20,
+        }
+    }
 }
 
 impl Default for WorkerConfig {
@@ -38,10 +83,14 @@ impl Default for WorkerConfig {
             http: any_port,
             advertise_host: None,
             routers: Vec::new(),
+            resolver: Resolver::default(),
             worker_id: None,
+            revision: String::new(),
+            aggregated: false,
             engine: EngineConfig::default(),
             threads: None,
             drain: Duration::from_secs(30),
+            group: None,
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::{io, net::SocketAddr};
 
-use millrace_engine::EngineError;
-use millrace_model::checkpoint::CheckpointError;
+use millrace_engine::{EngineError, experts::ExpertError};
+use millrace_exchange::MeshError;
+use millrace_model::{checkpoint::CheckpointError, text::TextError};
 use millrace_transfer::{BindError, RegionError};
 
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,8 @@ pub enum WorkerError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
+    Text(#[from] TextError),
+    #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("cannot start the engine's thread: {0}")]
     Thread(#[source] io::Error),
@@ -34,6 +37,16 @@ pub enum WorkerError {
     Transfer(#[from] BindError),
     #[error("the gRPC server failed: {0}")]
     Serve(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Experts(#[from] ExpertError),
+    #[error("rank {rank} of {ranks} is none; ranks count from 0")]
+    Rank { rank: usize, ranks: usize },
+    #[error(
+        "rank {rank} of group {group} has no router; routers decide who is in a group, so name one with --router"
+    )]
+    GroupWithoutRouter { group: String, rank: usize },
+    #[error("cannot exchange rows with other ranks: {0}")]
+    Mesh(#[from] MeshError),
     #[error("loading the model panicked; the log says where")]
     LoadPanicked,
 }

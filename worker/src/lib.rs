@@ -7,6 +7,9 @@
 //! Worker::serve     gRPC, attach to the routers, drain at the end   (serve, attach/)
 //! ```
 //!
+//! A worker may be one rank of an expert-parallel group (`group/`): its engine's thread then takes
+//! each step together with the other ranks.
+//!
 //! What the two roles do differently is in their own crates: a gRPC service each, and what
 //! becomes of pages that a peer writes.
 
@@ -16,6 +19,7 @@ pub mod config;
 mod deadline;
 pub mod engine;
 mod error;
+mod group;
 pub mod metrics;
 pub mod notice;
 mod region;
@@ -24,7 +28,7 @@ mod startup;
 pub mod wire;
 
 pub use compatibility::{Compatibility, Mismatch};
-pub use config::{Role, WorkerConfig};
+pub use config::{GroupConfig, Role, WorkerConfig};
 pub use deadline::deadline;
 pub use error::WorkerError;
 pub use region::transfer_region;

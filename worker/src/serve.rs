@@ -28,7 +28,8 @@ use millrace_telemetry::{ProcessCollector, Readiness};
 
 use crate::{
     Loaded, Role, Started, WorkerConfig, WorkerError,
-    attach::{Admission, Feed, Identity, Link},
+    attach::{Admission, Feed, Identity, Link, Routers},
+    engine::{EngineMonitor, Mailbox},
     metrics::Metrics,
     notice::{BoundAddresses, Notice, Observer},
 };
@@ -70,6 +71,9 @@ impl Worker {
         observer: Observer,
     ) -> Result<Worker, WorkerError> {
         let host = advertised_host(&config)?;
+        if let Some(group) = &config.group {
+            group.check(&config.routers)?;
+        }
         let incoming = listen("gRPC", config.listen).await?;
         let http = listen("HTTP", config.http).await?;
         let addresses = BoundAddresses {
@@ -147,6 +151,7 @@ impl Worker {
                 &config.model_dir,
                 config.engine,
                 config.threads,
+                config.group.as_ref(),
                 &mut |progress| observer(Notice::Loading(progress)),
             )
         };
@@ -162,16 +167,26 @@ impl Worker {
         loaded: Loaded,
         reserved: impl FnMut(LeasedPages, usize) -> R + Send + 'static,
     ) -> Result<Started<R>, WorkerError> {
+        let mailbox = Mailbox::default();
+        let address = host_and_port(&self.host, self.addresses.grpc.port());
+        let joining = loaded.join(&self.config, mailbox.waker(), &address, &self.metrics)?;
         let identity = loaded.identity(
             self.id.clone(),
             self.role,
-            host_and_port(&self.host, self.addresses.grpc.port()),
+            address,
             self.served_name.clone(),
+            &self.config,
+            joining
+                .as_ref()
+                .map(|joining| joining.beside.group.to_wire()),
         );
         self.identity = Some(Arc::new(identity));
-        let started = loaded.start(self.metrics.steps()?, reserved)?;
+        let started = loaded.start(mailbox, self.metrics.steps()?, reserved, joining)?;
         self.metrics
             .watch_engine(started.monitor.clone(), BLOCK_TOKENS)?;
+        if let Some(counts) = &started.experts {
+            self.metrics.watch_experts(counts.clone())?;
+        }
         Ok(started)
     }
 
@@ -187,7 +202,14 @@ impl Worker {
         self.background
             .spawn(report_health(health, self.readiness.clone()));
         let (close, closed) = oneshot::channel::<()>();
-        let routes = routes.add_service(health_service);
+        let mut routes = routes.add_service(health_service);
+        let mut group = None;
+        if let Some(beside) = started.beside {
+            routes = routes.add_service(beside.weights.server());
+            self.background
+                .spawn(beside.staging.run().in_current_span());
+            group = Some(beside.group);
+        }
         let mut server = pin!(
             Server::builder()
                 .http2_keepalive_interval(Some(KEEPALIVE))
@@ -201,24 +223,42 @@ impl Worker {
                 })
         );
         (self.observer)(Notice::Loaded);
-        let admission = Admission::new(self.readiness.clone(), self.observer.clone());
+        let admission = Admission::new(
+            self.readiness.clone(),
+            self.observer.clone(),
+            group.is_some(),
+        );
+        if group.is_some() {
+            let follow = follow_membership(started.monitor.clone(), admission.clone());
+            self.background.spawn(follow);
+        }
         let draining = watch::Sender::new(false);
         let feed = Feed::new(started.monitor.clone());
         self.background.spawn(feed.clone().run().in_current_span());
-        for router in &self.config.routers {
-            let identity = self.identity.clone().expect("the engine was started");
-            let link = Link {
-                router: router.clone(),
-                identity,
-                feed: feed.clone(),
+        let routers = Routers {
+            routers: self.config.routers.clone(),
+            resolver: self.config.resolver.clone(),
+            link: Link {
+                router: String::new(),
+                identity: self.identity.clone().expect("the engine was started"),
+                feed,
                 admission: admission.clone(),
                 draining: draining.subscribe(),
-            };
-            self.background.spawn(link.keep().in_current_span());
-        }
+                group: group.clone(),
+                experts: started.experts.clone(),
+            },
+        };
+        self.background.spawn(routers.keep().in_current_span());
         // Nobody to wait for.
         let _alone = self.config.routers.is_empty().then(|| admission.admit());
 
+        let stop = || {
+            started.engine.stop();
+            if let Some(group) = &group {
+                // Its engine may be waiting for another rank.
+                group.interrupt();
+            }
+        };
         tokio::select! {
             ended = &mut server => return Ok(ended?),
             () = shutdown => {}
@@ -230,13 +270,21 @@ impl Worker {
         let _ = close.send(());
         if timeout(self.config.drain, &mut server).await.is_err() {
             tracing::warn!("requests still ran at the end of the drain time; they are ended");
-            started.engine.stop();
+            stop();
             let _ = timeout(LAST_WORDS, &mut server).await;
         }
-        started.engine.stop();
+        stop();
         let _ = tokio::task::spawn_blocking(|| started.thread.join()).await;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// A rank is ready while it is a member of its group's epoch.
+async fn follow_membership(mut monitor: EngineMonitor, admission: Admission) {
+    loop {
+        admission.set_outside(monitor.state().outside);
+        monitor.changed().await;
     }
 }
 
@@ -283,7 +331,7 @@ fn advertised_host(config: &WorkerConfig) -> Result<String, WorkerError> {
     }
 }
 
-fn host_and_port(host: &str, port: u16) -> String {
+pub(crate) fn host_and_port(host: &str, port: u16) -> String {
     match host.parse() {
         Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
         _ => format!("{host}:{port}"),

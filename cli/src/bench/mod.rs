@@ -7,7 +7,7 @@ mod report;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use millrace_proto::inference::v1::{
     GenerateRequest, SamplingParams, TokenIds, generate_request::Prompt,
@@ -15,9 +15,11 @@ use millrace_proto::inference::v1::{
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
-use tonic::transport::{Channel, Endpoint};
 
-use crate::errors::Outcome;
+use crate::{
+    client::{self, Authorized, ClientArgs, GrpcError},
+    errors::Outcome,
+};
 
 /// Token ids drawn for prompts: below every supported model's special tokens.
 const IDS: std::ops::Range<u32> = 10..2000;
@@ -32,6 +34,8 @@ pub struct BenchArgs {
         env = "MILLRACE_GRPC"
     )]
     pub grpc: String,
+    #[command(flatten)]
+    pub client: ClientArgs,
     /// Which model [default: the only one served]
     #[arg(
         long,
@@ -82,16 +86,7 @@ pub fn main(args: BenchArgs) -> anyhow::Result<Outcome> {
 }
 
 async fn run(args: BenchArgs) -> anyhow::Result<Outcome> {
-    let channel = Endpoint::from_shared(format!("http://{}", args.grpc))
-        .with_context(|| format!("`{}` is not an address: pass --grpc HOST:PORT", args.grpc))?
-        .connect()
-        .await
-        .with_context(|| {
-            format!(
-                "no Millrace answers at {}; start one with `millrace up`",
-                args.grpc
-            )
-        })?;
+    let channel = client::connect(&args.grpc, &args.client).await?;
     let turns = Arc::new(Semaphore::new(args.concurrency));
     let mut requests = JoinSet::new();
     let start = Instant::now();
@@ -125,10 +120,10 @@ fn prompts(args: &BenchArgs) -> Vec<Vec<u32>> {
 }
 
 async fn request(
-    mut client: InferenceClient<Channel>,
+    mut client: InferenceClient<Authorized>,
     args: &BenchArgs,
     prompt: Vec<u32>,
-) -> Result<Timeline, tonic::Status> {
+) -> Result<Timeline, GrpcError> {
     let start = Instant::now();
     let request = GenerateRequest {
         model: args.model.clone(),
@@ -141,9 +136,10 @@ async fn request(
         }),
         ..GenerateRequest::default()
     };
-    let mut stream = client.generate(request).await?.into_inner();
+    let failed = |status| client::explain(&args.grpc, status);
+    let mut stream = client.generate(request).await.map_err(failed)?.into_inner();
     let mut timeline = Timeline::default();
-    while let Some(response) = stream.message().await? {
+    while let Some(response) = stream.message().await.map_err(failed)? {
         if !response.token_ids.is_empty() {
             timeline
                 .arrivals

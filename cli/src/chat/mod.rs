@@ -17,6 +17,7 @@ use millrace_proto::inference::v1::SamplingParams;
 
 use self::{answer::Answer, session::Session};
 use crate::{
+    client::ClientArgs,
     errors::{INTERRUPTED, Outcome},
     style::Style,
 };
@@ -33,6 +34,8 @@ pub struct ChatArgs {
         env = "MILLRACE_GRPC"
     )]
     pub grpc: String,
+    #[command(flatten)]
+    pub client: ClientArgs,
     /// Which model [default: the only one served]
     #[arg(
         long,

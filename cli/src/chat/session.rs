@@ -3,30 +3,24 @@
 use millrace_proto::inference::v1::{
     ChatMessage, ChatRequest, SamplingParams, inference_client::InferenceClient,
 };
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::Status;
 
 use super::{
     ChatArgs, View,
     answer::{self, Answer, AnswerError},
 };
+use crate::client::{self, Authorized, GrpcError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
-    #[error("`{0}` is not an address: pass --grpc HOST:PORT")]
-    Address(String),
-    #[error("no Millrace answers at {grpc}; start one with `millrace up`, or pass --grpc ADDR")]
-    Unreachable { grpc: String },
-    #[error("{}", .0.message())]
-    Refused(Box<Status>),
+    #[error(transparent)]
+    Router(#[from] GrpcError),
     #[error("the answer could not be printed: {0}")]
     Output(std::io::Error),
 }
 
 pub struct Session {
-    client: InferenceClient<Channel>,
+    client: InferenceClient<Authorized>,
     grpc: String,
     model: String,
     sampling: SamplingParams,
@@ -36,20 +30,12 @@ pub struct Session {
 
 impl Session {
     /// # Errors
-    /// Nothing listens there.
+    /// Nothing listens there, or not as it was told to speak.
     pub async fn connect(args: &ChatArgs) -> Result<Session, ChatError> {
-        let address = args.grpc.trim_start_matches("http://");
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| ChatError::Address(args.grpc.clone()))?;
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|_| ChatError::Unreachable {
-                grpc: address.to_owned(),
-            })?;
+        let channel = client::connect(&args.grpc, &args.client).await?;
         let mut session = Session {
             client: InferenceClient::new(channel),
-            grpc: address.to_owned(),
+            grpc: args.grpc.clone(),
             model: args.model.clone(),
             sampling: super::sampling(args),
             system: args.system.clone(),
@@ -102,15 +88,7 @@ impl Session {
     }
 
     fn error(&self, status: Status) -> ChatError {
-        // A transport error has a source; an answer of the router's own has none.
-        match status.code() {
-            Code::Unavailable | Code::Unknown if std::error::Error::source(&status).is_some() => {
-                ChatError::Unreachable {
-                    grpc: self.grpc.clone(),
-                }
-            }
-            _ => ChatError::Refused(Box::new(status)),
-        }
+        client::explain(&self.grpc, status).into()
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
-use super::ports::reachable;
+use super::{UpArgs, ports::reachable};
 
 /// One that tiny-r1 answers right (5859) and whose prompt is long enough to go through a prefill worker.
 const QUESTION: &str = "What is 2718 + 3141?";
 
 /// `names` and `metrics` are all processes' in the same order, the router first.
 pub fn print(
+    args: &UpArgs,
     model: &str,
     http: SocketAddr,
     grpc: SocketAddr,
@@ -19,10 +20,11 @@ pub fn print(
     use std::io::Write;
     let _ = std::io::stdout()
         .lock()
-        .write_all(text(model, http, grpc, names, metrics).as_bytes());
+        .write_all(text(args, model, http, grpc, names, metrics).as_bytes());
 }
 
 fn text(
+    args: &UpArgs,
     model: &str,
     http: SocketAddr,
     grpc: SocketAddr,
@@ -30,15 +32,20 @@ fn text(
     metrics: &[SocketAddr],
 ) -> String {
     let (http, grpc) = (reachable(http), reachable(grpc));
-    let count = |role: &str| names.iter().filter(|name| name.starts_with(role)).count();
-    let split = match (count("prefill-"), count("decode-")) {
-        (0, decode) => format!("{decode} decode, no prefill (aggregated)"),
-        (prefill, decode) => format!("{prefill} prefill, {decode} decode"),
+    let decode = workers(args.decode, "decode", args.decode_ranks);
+    let split = match args.prefill_workers() {
+        0 => format!("{decode}, no prefill (aggregated)"),
+        count => format!(
+            "{}, {decode}",
+            workers(count, "prefill", args.prefill_ranks)
+        ),
     };
+    // As wide as the column above, unless a rank's name is longer.
+    let width = names.iter().map(String::len).max().unwrap_or(0).max(10);
     let metrics: String = names
         .iter()
         .zip(metrics)
-        .map(|(name, address)| format!("\n  {name:<10} http://{address}/metrics"))
+        .map(|(name, address)| format!("\n  {name:<width$} http://{address}/metrics"))
         .collect();
     // As it was called: `millrace`, `./millrace`.
     let program = std::env::args().next().unwrap_or_else(|| "millrace".into());
@@ -69,4 +76,11 @@ Try
 Ctrl-C stops it.
 "
     )
+}
+
+fn workers(count: usize, role: &str, ranks: usize) -> String {
+    match ranks {
+        1 => format!("{count} {role}"),
+        _ => format!("{count} {role} of {ranks} ranks"),
+    }
 }

@@ -21,6 +21,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, builder::FalseyValueParser};
+use millrace_model::config::ModelConfig;
 use millrace_worker::notice::Notice;
 
 use self::{
@@ -30,8 +31,9 @@ use self::{
     supervisor::{Deployment, Events},
 };
 use crate::{
-    args::{EngineArgs, ModelArgs},
+    args::{EngineArgs, ModelArgs, positive},
     errors::Outcome,
+    groups::{self, EpochArgs, ReplicaArgs},
 };
 
 /// What the children log unless more is asked for.
@@ -47,6 +49,16 @@ pub struct UpArgs {
     /// Decode workers
     #[arg(long, value_name = "M", default_value_t = 1, env = "MILLRACE_DECODE")]
     pub decode: usize,
+    /// Ranks of each decode worker: processes that share the model's experts between them
+    #[arg(long, value_name = "R", default_value_t = 1, env = "MILLRACE_DECODE_RANKS", value_parser = positive)]
+    pub decode_ranks: usize,
+    /// Ranks of each prefill worker
+    #[arg(long, value_name = "R", default_value_t = 1, env = "MILLRACE_PREFILL_RANKS", value_parser = positive)]
+    pub prefill_ranks: usize,
+    #[command(flatten)]
+    pub replicas: ReplicaArgs,
+    #[command(flatten)]
+    pub epochs: EpochArgs,
     /// No prefill workers: decode workers compute prompts themselves
     #[arg(long, env = "MILLRACE_AGGREGATED", value_parser = FalseyValueParser::new())]
     pub aggregated: bool,
@@ -89,6 +101,24 @@ impl UpArgs {
         if self.aggregated { 0 } else { self.prefill }
     }
 
+    /// Processes besides the router.
+    fn workers(&self) -> usize {
+        self.prefill_workers() * self.prefill_ranks + self.decode * self.decode_ranks
+    }
+
+    /// # Errors
+    /// Flags that do not go together, or not with this model.
+    fn check(&self, model: &ModelConfig) -> anyhow::Result<()> {
+        let redundant = self.replicas.redundant_experts.unwrap_or(0);
+        if redundant > 0 && self.decode_ranks == 1 && self.prefill_ranks == 1 {
+            bail!(
+                "--redundant-experts {redundant}: a worker of one rank has no use for replicas; pass --decode-ranks or --prefill-ranks of at least 2"
+            );
+        }
+        groups::check("--prefill-ranks", self.prefill_ranks, redundant, model)?;
+        groups::check("--decode-ranks", self.decode_ranks, redundant, model)
+    }
+
     fn log_filter(&self) -> &str {
         match &self.log {
             Some(filter) if !filter.trim().is_empty() => filter,
@@ -110,10 +140,11 @@ async fn up(args: UpArgs) -> anyhow::Result<Outcome> {
     if args.decode == 0 {
         bail!("--decode 0: nothing could generate tokens; pass at least 1");
     }
-    let (model, name) = args.model.resolve()?;
+    let (model, names) = args.model.resolve()?;
     // Headers only: a bad folder is told in one line, not by every worker.
     millrace_model::checkpoint::Checkpoint::open(&model)
         .with_context(|| format!("--model {}", model.display()))?;
+    args.check(&ModelConfig::from_dir(&model)?)?;
     let mut claims = ports::Claims::default();
     let http = claims.claim("--http", args.http)?;
     let grpc = claims.claim("--grpc", args.grpc)?;
@@ -121,7 +152,7 @@ async fn up(args: UpArgs) -> anyhow::Result<Outcome> {
     let workers = claims.any_free()?;
     // Fixed for the deployment's life, so that a restarted worker is scraped at the same address.
     let mut metrics = vec![ports::reachable(http)];
-    for _ in 0..args.prefill_workers() + args.decode {
+    for _ in 0..args.workers() {
         metrics.push(claims.any_free()?);
     }
     drop(claims);
@@ -129,7 +160,7 @@ async fn up(args: UpArgs) -> anyhow::Result<Outcome> {
     let log_filter = args.log_filter();
     let resolved = plan::Resolved {
         model: &model,
-        name: &name,
+        names: &names,
         http,
         grpc,
         workers,
@@ -150,7 +181,7 @@ async fn up(args: UpArgs) -> anyhow::Result<Outcome> {
         deployment.ended(deployment.all()).await;
         return Err(error);
     }
-    banner::print(&name, http, grpc, deployment.names(), &metrics);
+    banner::print(&args, &names[0], http, grpc, deployment.names(), &metrics);
     loop {
         tokio::select! {
             (child, event) = events.next() => screen.running(child, event),

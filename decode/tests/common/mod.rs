@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub mod group;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use millrace_decode::DecodeConfig;
@@ -23,7 +25,7 @@ use tonic::{Status, Streaming, transport::Channel};
 use wire::decode_client::DecodeClient;
 
 /// Nothing here takes this long unless it hangs.
-const HANGS: Duration = Duration::from_secs(120);
+pub const HANGS: Duration = Duration::from_secs(120);
 
 pub fn worker_config() -> WorkerConfig {
     WorkerConfig {

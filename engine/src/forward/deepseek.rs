@@ -10,10 +10,11 @@ use millrace_kernels::{Backend, Batch, PageMemory, RopeTable};
 use millrace_model::config::{CommonConfig, DeepSeekConfig};
 
 use super::{
+    group::Ranks,
     load::{Loader, rope_table},
     moe::{Moe, MoeSpace, SwiGlu, SwiGluSpace},
 };
-use crate::EngineError;
+use crate::{EngineError, StepDropped, experts::StepCounts};
 
 pub struct DeepSeek<B: Backend> {
     layers: Vec<Layer<B>>,
@@ -118,7 +119,14 @@ impl<B: Backend> DeepSeek<B> {
         let mtp = (mtp && config.num_mtp_layers > 0)
             .then(|| Mtp::load(loader, common, config, max_rows))
             .transpose()?;
-        let space = Space::new(loader.backend, common, config, max_rows);
+        let mut space = Space::new(loader.backend, common, config, max_rows);
+        let layers_of_mtp = mtp.iter().map(|mtp: &Mtp<B>| &mtp.layer);
+        let is_moe = |layer: &&Layer<B>| matches!(layer.feed_forward, FeedForward::Moe(_));
+        let moe_layers = layers.iter().chain(layers_of_mtp).filter(is_moe).count();
+        space.moe = config.moe.as_ref().map(|moe| {
+            let (hidden, group) = (common.hidden_size, loader.group());
+            MoeSpace::new(loader.backend, max_rows, hidden, moe, moe_layers, group)
+        });
         let rope = rope_table(&common.rope, max_model_len);
         Ok(DeepSeek {
             layers,
@@ -141,8 +149,9 @@ impl<B: Backend> DeepSeek<B> {
         embed: &B::Embedding,
         batch: &Batch,
         pages: &PageMemory,
+        ranks: &mut Ranks<'_, B>,
         hidden: &mut B::Tensor,
-    ) {
+    ) -> Result<(), StepDropped> {
         let DeepSeek {
             layers,
             norm,
@@ -153,12 +162,29 @@ impl<B: Backend> DeepSeek<B> {
         } = self;
         backend.embed(embed, &batch.tokens, &mut space.residual);
         for (index, layer) in layers.iter().enumerate() {
-            layer.run(backend, shape, rope, batch, pages, space, index == 0);
+            layer.run(backend, shape, rope, batch, pages, ranks, space, index == 0)?;
         }
         backend.add_rms_norm(&mut space.residual, &space.delta, norm, shape.eps, hidden);
+        Ok(())
+    }
+
+    /// What the last pass counted.
+    pub fn counts(&mut self) -> Option<&mut StepCounts> {
+        self.space.moe.as_mut().map(|space| &mut space.counts)
+    }
+
+    /// MoE layers, the MTP layer's last.
+    pub fn moe_layers(&mut self) -> impl Iterator<Item = &mut Moe<B>> {
+        let mtp = self.mtp.iter_mut().map(|mtp| &mut mtp.layer);
+        let layers = self.layers.iter_mut().chain(mtp);
+        layers.filter_map(|layer| match &mut layer.feed_forward {
+            FeedForward::Moe(moe) => Some(moe),
+            FeedForward::Dense(_) => None,
+        })
     }
 
     /// The MTP layer over `rows` of `hidden`; see [`Forward::draft`](super::Forward::draft).
+    #[allow(clippy::too_many_arguments)]
     pub fn run_mtp(
         &mut self,
         backend: &B,
@@ -167,7 +193,8 @@ impl<B: Backend> DeepSeek<B> {
         rows: &[usize],
         batch: &Batch,
         pages: &PageMemory,
-    ) {
+        ranks: &mut Ranks<'_, B>,
+    ) -> Result<(), StepDropped> {
         let DeepSeek {
             mtp: Some(mtp),
             space,
@@ -176,7 +203,7 @@ impl<B: Backend> DeepSeek<B> {
             ..
         } = self
         else {
-            return;
+            return Ok(());
         };
         let eps = shape.eps;
         backend.embed(embed, &batch.tokens, &mut space.delta);
@@ -186,7 +213,7 @@ impl<B: Backend> DeepSeek<B> {
         backend.concat(&mtp.embedded, &space.normed, &mut mtp.joined);
         backend.apply(&mtp.projection, &mtp.joined, 0, &mut space.residual);
         mtp.layer
-            .run(backend, shape, rope, batch, pages, space, true);
+            .run(backend, shape, rope, batch, pages, ranks, space, true)?;
         backend.add_rms_norm(
             &mut space.residual,
             &space.delta,
@@ -194,6 +221,7 @@ impl<B: Backend> DeepSeek<B> {
             eps,
             &mut mtp.hidden,
         );
+        Ok(())
     }
 
     /// The MTP layer's hidden states and its head, if it has one of its own.
@@ -274,7 +302,8 @@ impl<B: Backend> Layer<B> {
         let mlp = format!("{prefix}.mlp");
         let feed_forward = match &config.moe {
             Some(moe) if moe.is_moe_layer(index) => {
-                FeedForward::Moe(Moe::load(loader, &mlp, common, moe)?)
+                let number = (0..index).filter(|i| moe.is_moe_layer(*i)).count();
+                FeedForward::Moe(Moe::load(loader, &mlp, common, moe, number)?)
             }
             _ => FeedForward::Dense(SwiGlu::load(
                 loader,
@@ -306,9 +335,10 @@ impl<B: Backend> Layer<B> {
         rope: &RopeTable,
         batch: &Batch,
         pages: &PageMemory,
+        ranks: &mut Ranks<'_, B>,
         space: &mut Space<B>,
         first: bool,
-    ) {
+    ) -> Result<(), StepDropped> {
         let eps = shape.eps;
         if first {
             backend.rms_norm(&space.residual, &self.input_norm, eps, &mut space.normed);
@@ -384,9 +414,10 @@ impl<B: Backend> Layer<B> {
                     .moe
                     .as_mut()
                     .expect("a model with experts has their buffers");
-                moe.run(backend, &space.normed, moe_space, &mut space.delta);
+                moe.run(backend, &space.normed, ranks, moe_space, &mut space.delta)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -441,10 +472,7 @@ impl<B: Backend> Space<B> {
             latent_output: backend.tensor(rows, heads * latent),
             output: backend.tensor(rows, heads * config.v_head_dim),
             dense: SwiGluSpace::new(backend, rows, config.intermediate_size),
-            moe: config
-                .moe
-                .as_ref()
-                .map(|moe| MoeSpace::new(backend, rows, hidden, moe)),
+            moe: None,
         }
     }
 }

@@ -1,14 +1,36 @@
 //! From checkpoint tensors to device weights, by name.
 
-use millrace_kernels::{Backend, RopeTable};
+use std::sync::Arc;
+
+use millrace_experts::Shape;
+use millrace_kernels::{Backend, Pace, RopeTable};
 use millrace_model::{checkpoint::Checkpoint, config::RopeConfig, matrix::Matrix};
 
-use crate::{EngineError, config::LoadProgress};
+use crate::{EngineError, ExpertShelf, GroupRank, config::LoadProgress, experts::ExpertSource};
+
+/// Which experts to load.
+pub enum Slots<'a, B: Backend> {
+    /// All, in order.
+    All,
+    /// Those of a rank's slots, by way of its shelf.
+    OfRank(&'a ExpertShelf<B>, &'a GroupRank),
+}
+
+impl<B: Backend> Slots<'_, B> {
+    /// Ranks of the group; 1 for a rank on its own.
+    pub fn ranks(&self) -> usize {
+        match self {
+            Slots::All => 1,
+            Slots::OfRank(_, rank) => rank.placement.shape().ranks,
+        }
+    }
+}
 
 /// Reads tensors and counts what it has read.
 pub struct Loader<'a, B: Backend> {
     pub backend: &'a B,
     checkpoint: &'a Checkpoint,
+    slots: Slots<'a, B>,
     progress: &'a mut dyn FnMut(LoadProgress),
     done: u64,
 }
@@ -17,13 +39,23 @@ impl<'a, B: Backend> Loader<'a, B> {
     pub fn new(
         backend: &'a B,
         checkpoint: &'a Checkpoint,
+        slots: Slots<'a, B>,
         progress: &'a mut dyn FnMut(LoadProgress),
     ) -> Loader<'a, B> {
         Loader {
             backend,
             checkpoint,
+            slots,
             progress,
             done: 0,
+        }
+    }
+
+    /// The shape of the group that the rank is in.
+    pub fn group(&self) -> Option<Shape> {
+        match self.slots {
+            Slots::All => None,
+            Slots::OfRank(_, group) => Some(group.placement.shape()),
         }
     }
 
@@ -79,6 +111,38 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(self.backend.vector(&self.checkpoint.vector(name, len)?))
     }
 
+    /// The experts of an MoE layer's slots, layers counted over MoE layers alone.
+    pub fn experts(&mut self, layer: usize) -> Result<B::Experts, EngineError> {
+        let Loader {
+            backend,
+            checkpoint,
+            slots,
+            progress,
+            done,
+        } = self;
+        let mut read = |bytes: usize| count(checkpoint, progress, done, bytes);
+        let slots = match slots {
+            Slots::All => {
+                // Numbers of main layers are the same with or without an MTP layer behind them.
+                let source = ExpertSource::new(checkpoint.config(), true)?;
+                let load = |expert| {
+                    let place = (layer, expert);
+                    let loaded = source.load(*backend, checkpoint, place, Pace::Full, &mut read);
+                    loaded.map(Arc::new)
+                };
+                (0..source.experts).map(load).collect::<Result<_, _>>()?
+            }
+            Slots::OfRank(shelf, group) => {
+                let experts = group.placement.slots(layer, group.rank);
+                for &expert in experts {
+                    shelf.load(layer, expert as usize, Pace::Full, &mut read)?;
+                }
+                shelf.slots(layer, experts)?
+            }
+        };
+        Ok(backend.experts(slots))
+    }
+
     /// A matrix as stored; counts as read.
     pub fn matrix(
         &mut self,
@@ -87,13 +151,24 @@ impl<'a, B: Backend> Loader<'a, B> {
         cols: usize,
     ) -> Result<Matrix<'a>, EngineError> {
         let matrix = self.checkpoint.matrix(name, rows, cols)?;
-        self.done += (rows * cols * matrix.data.bits() / 8) as u64;
-        (self.progress)(LoadProgress {
-            bytes_done: self.done.min(self.checkpoint.total_bytes()),
-            bytes_total: self.checkpoint.total_bytes(),
-        });
+        let bytes = rows * cols * matrix.data.bits() / 8;
+        count(self.checkpoint, self.progress, &mut self.done, bytes);
         Ok(matrix)
     }
+}
+
+fn count(
+    checkpoint: &Checkpoint,
+    progress: &mut dyn FnMut(LoadProgress),
+    done: &mut u64,
+    bytes: usize,
+) {
+    *done += bytes as u64;
+    let bytes_total = checkpoint.total_bytes();
+    progress(LoadProgress {
+        bytes_done: (*done).min(bytes_total),
+        bytes_total,
+    });
 }
 
 /// cos and sin of every position up to `positions`.

@@ -5,6 +5,7 @@
 
 mod deepseek;
 mod dense;
+mod group;
 mod load;
 mod moe;
 
@@ -16,17 +17,23 @@ use millrace_model::{
     config::{CommonConfig, Family},
 };
 
-use crate::{EngineConfig, EngineError, config::LoadProgress, sampling::arg_max};
+use crate::{
+    EngineConfig, EngineError, StepDropped, config::LoadProgress, experts::StepCounts,
+    sampling::arg_max,
+};
 use deepseek::DeepSeek;
 use dense::Dense;
 use load::Loader;
+
+pub use group::Ranks;
+pub use load::Slots;
 
 /// Rows whose logits are computed at a time: bounds a buffer of `rows x vocabulary`.
 const LOGIT_ROWS: usize = 64;
 
 /// A loaded model, ready to run batches of up to the rows it was loaded for.
 pub struct Forward<B: Backend> {
-    backend: B,
+    backend: Arc<B>,
     body: Body<B>,
     embed: B::Embedding,
     head: B::Linear,
@@ -45,11 +52,12 @@ enum Body<B: Backend> {
 
 impl<B: Backend> Forward<B> {
     pub fn load(
-        backend: B,
+        backend: Arc<B>,
         checkpoint: &Checkpoint,
         config: &EngineConfig,
         max_rows: usize,
         max_model_len: usize,
+        slots: Slots<'_, B>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Forward<B>, EngineError> {
         let model = checkpoint.config();
@@ -60,7 +68,7 @@ impl<B: Backend> Forward<B> {
             tie_word_embeddings,
             ..
         } = model.common;
-        let mut loader = Loader::new(&backend, checkpoint, progress);
+        let mut loader = Loader::new(&*backend, checkpoint, slots, progress);
         let embed = loader.embedding("model.embed_tokens", vocab_size, hidden_size)?;
         let head = if tie_word_embeddings {
             "model.embed_tokens"
@@ -127,14 +135,41 @@ impl<B: Backend> Forward<B> {
         }
     }
 
-    /// Computes the hidden states of `batch` and writes its cache rows.
-    pub fn run(&mut self, batch: &Batch, pages: &PageMemory) {
+    /// What passes have counted since it was last kept or forgotten; `None` for a model without
+    /// experts.
+    pub(crate) fn counts(&mut self) -> Option<&mut StepCounts> {
         match &mut self.body {
-            Body::DeepSeek(body) => {
-                body.run(&self.backend, &self.embed, batch, pages, &mut self.hidden)
+            Body::DeepSeek(body) => body.counts(),
+            Body::Dense(_) => None,
+        }
+    }
+
+    /// Puts other experts into the slots of every MoE layer.
+    pub(crate) fn set_experts(&mut self, layers: Vec<Vec<Arc<B::Expert>>>) {
+        if let Body::DeepSeek(body) = &mut self.body {
+            for (moe, slots) in body.moe_layers().zip(layers) {
+                moe.experts = self.backend.experts(slots);
             }
+        }
+    }
+
+    /// Computes the hidden states of `batch` and writes its cache rows.
+    ///
+    /// # Errors
+    /// Only among [`Ranks::Group`]. Computing the same batch again is all there is to do: what was
+    /// written is written again with the same values.
+    pub fn run(
+        &mut self,
+        batch: &Batch,
+        pages: &PageMemory,
+        ranks: &mut Ranks<'_, B>,
+    ) -> Result<(), StepDropped> {
+        let (backend, hidden) = (&*self.backend, &mut self.hidden);
+        match &mut self.body {
+            Body::DeepSeek(body) => body.run(backend, &self.embed, batch, pages, ranks, hidden),
             Body::Dense(body) => {
-                body.run(&self.backend, &self.embed, batch, pages, &mut self.hidden)
+                body.run(backend, &self.embed, batch, pages, hidden);
+                Ok(())
             }
         }
     }
@@ -161,11 +196,13 @@ impl<B: Backend> Forward<B> {
         rows: &[usize],
         wanted: &[usize],
         pages: &PageMemory,
-    ) -> Vec<u32> {
+        ranks: &mut Ranks<'_, B>,
+    ) -> Result<Vec<u32>, StepDropped> {
         let Body::DeepSeek(body) = &mut self.body else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
-        body.run_mtp(&self.backend, &self.embed, &self.hidden, rows, batch, pages);
+        let (backend, hidden) = (&*self.backend, &self.hidden);
+        body.run_mtp(backend, &self.embed, hidden, rows, batch, pages, ranks)?;
         let mut drafts = Vec::with_capacity(wanted.len());
         let mut part = Vec::new();
         for wanted in wanted.chunks(LOGIT_ROWS) {
@@ -183,6 +220,6 @@ impl<B: Backend> Forward<B> {
                     .map(|row| arg_max(row).0),
             );
         }
-        drafts
+        Ok(drafts)
     }
 }

@@ -1,10 +1,14 @@
 //! The feed-forward half of a layer: one SwiGLU, or routed experts and a shared one.
 
-use millrace_kernels::{Backend, GateParams, KernelError};
+use millrace_experts::Shape;
+use millrace_kernels::{Backend, GateParams};
 use millrace_model::config::{CommonConfig, MoeConfig, TopkMethod};
 
-use super::load::Loader;
-use crate::EngineError;
+use super::{
+    group::{GroupSpace, Ranks},
+    load::Loader,
+};
+use crate::{EngineError, StepDropped, experts::StepCounts};
 
 /// `down(silu(gate x) * up x)`.
 pub struct SwiGlu<B: Backend> {
@@ -53,7 +57,10 @@ impl<B: Backend> SwiGluSpace<B> {
 pub struct Moe<B: Backend> {
     router: B::Linear,
     gate: GateParams<B::Vector>,
-    experts: B::Experts,
+    /// Its number among MoE layers.
+    layer: usize,
+    /// Of this rank's slots.
+    pub experts: B::Experts,
     shared: Option<SwiGlu<B>>,
 }
 
@@ -61,7 +68,12 @@ pub struct Moe<B: Backend> {
 pub struct MoeSpace<B: Backend> {
     logits: B::Tensor,
     routing: B::Routing,
+    /// On the host: expert and weight of every (row, choice).
+    choices: Vec<(u32, f32)>,
     shared: Option<(SwiGluSpace<B>, B::Tensor)>,
+    /// `None` for a rank on its own.
+    group: Option<GroupSpace<B>>,
+    pub counts: StepCounts,
 }
 
 impl<B: Backend> Moe<B> {
@@ -70,6 +82,7 @@ impl<B: Backend> Moe<B> {
         prefix: &str,
         common: &CommonConfig,
         config: &MoeConfig,
+        layer: usize,
     ) -> Result<Moe<B>, EngineError> {
         let (hidden, inter) = (common.hidden_size, config.intermediate_size);
         let router_name = format!("{prefix}.gate");
@@ -81,23 +94,7 @@ impl<B: Backend> Moe<B> {
             )?),
             _ => None,
         };
-        let mut gate_up = Vec::with_capacity(config.num_experts);
-        let mut down = Vec::with_capacity(config.num_experts);
-        for expert in 0..config.num_experts {
-            let prefix = format!("{prefix}.experts.{expert}");
-            gate_up.push([
-                loader.matrix(&format!("{prefix}.gate_proj"), inter, hidden)?,
-                loader.matrix(&format!("{prefix}.up_proj"), inter, hidden)?,
-            ]);
-            down.push(loader.matrix(&format!("{prefix}.down_proj"), hidden, inter)?);
-        }
-        let experts = loader
-            .backend
-            .experts(&gate_up, &down)
-            .map_err(|source: KernelError| EngineError::Weights {
-                tensor: format!("{prefix}.experts"),
-                source,
-            })?;
+        let experts = loader.experts(layer)?;
         let shared = (config.num_shared_experts > 0)
             .then(|| {
                 let inter = inter * config.num_shared_experts;
@@ -112,24 +109,89 @@ impl<B: Backend> Moe<B> {
         Ok(Moe {
             router,
             gate,
+            layer,
             experts,
             shared,
         })
     }
 
-    pub fn run(&self, backend: &B, x: &B::Tensor, space: &mut MoeSpace<B>, out: &mut B::Tensor) {
+    pub fn run(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        ranks: &mut Ranks<'_, B>,
+        space: &mut MoeSpace<B>,
+        out: &mut B::Tensor,
+    ) -> Result<(), StepDropped> {
+        let layer = self.layer;
         backend.apply(&self.router, x, 0, &mut space.logits);
         backend.route(&space.logits, &self.gate, &mut space.routing);
-        backend.moe(x, &space.routing, &self.experts, out);
-        if let (Some(shared), Some((space, delta))) = (&self.shared, &mut space.shared) {
-            shared.run(backend, x, space, delta);
+        backend.read_routing(&space.routing, &mut space.choices);
+        space.counts.chose(layer, &space.choices);
+        match (ranks, &mut space.group) {
+            (
+                Ranks::Group {
+                    choice,
+                    first_row,
+                    exchange,
+                },
+                Some(group),
+            ) => {
+                let per_token = self.gate.experts_per_token;
+                let choice = choice.layer(layer);
+                let exchange = &mut **exchange;
+                group.dispatch(
+                    backend,
+                    layer,
+                    x,
+                    &space.choices,
+                    per_token,
+                    choice,
+                    *first_row,
+                    exchange,
+                )?;
+                space.counts.sent(layer, group.sent_products());
+                // Meanwhile the rows are on their way.
+                self.run_shared(backend, x, &mut space.shared);
+                let products = group.serve(backend, layer, &self.experts, exchange)?;
+                space.counts.computed(layer, products);
+                group.combine(backend, layer, &space.routing, exchange, out)?;
+            }
+            _ => {
+                backend.moe(x, &space.routing, &self.experts, out);
+                space.counts.computed(layer, space.choices.len());
+                space.counts.sent(layer, [space.choices.len()].into_iter());
+                self.run_shared(backend, x, &mut space.shared);
+            }
+        }
+        if let Some((_, delta)) = &space.shared {
             backend.add(out, delta);
+        }
+        Ok(())
+    }
+
+    fn run_shared(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        space: &mut Option<(SwiGluSpace<B>, B::Tensor)>,
+    ) {
+        if let (Some(shared), Some((space, delta))) = (&self.shared, space) {
+            shared.run(backend, x, space, delta);
         }
     }
 }
 
 impl<B: Backend> MoeSpace<B> {
-    pub fn new(backend: &B, rows: usize, hidden: usize, config: &MoeConfig) -> MoeSpace<B> {
+    /// For batches of up to `rows` and `layers` MoE layers; `group`: the shape of the rank's group.
+    pub fn new(
+        backend: &B,
+        rows: usize,
+        hidden: usize,
+        config: &MoeConfig,
+        layers: usize,
+        group: Option<Shape>,
+    ) -> MoeSpace<B> {
         let shared = (config.num_shared_experts > 0).then(|| {
             let inter = config.intermediate_size * config.num_shared_experts;
             (
@@ -137,10 +199,18 @@ impl<B: Backend> MoeSpace<B> {
                 backend.tensor(rows, hidden),
             )
         });
+        let per_token = config.experts_per_token;
         MoeSpace {
             logits: backend.tensor(rows, config.num_experts),
-            routing: backend.routing(rows, config.experts_per_token),
+            routing: backend.routing(rows, per_token),
+            choices: Vec::with_capacity(rows * per_token),
             shared,
+            group: group.map(|shape| GroupSpace::new(backend, shape, rows, hidden, per_token)),
+            counts: StepCounts::new(
+                layers,
+                config.num_experts,
+                group.map_or(1, |shape| shape.ranks),
+            ),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What the engine's tests share: loading golden checkpoints, and running requests to their end.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub mod group;
+pub mod mesh;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -8,7 +11,7 @@ use std::{
 
 use millrace_engine::{
     Engine, EngineConfig, Event, Finish, Kind, Request, RequestId, SamplingParams, TokenOutput,
-    engine::Pending, pages::PagePool, request::Start,
+    engine::Pending, pages::PagePool, request::Output, request::Start,
 };
 use millrace_kernels::{KvDtype, cpu::CpuBackend};
 use millrace_model::checkpoint::Checkpoint;
@@ -78,6 +81,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    pub fn add(&mut self, output: Output) {
+        self.tokens.extend(output.tokens);
+        self.start = self.start.take().or(output.start);
+        self.finish = output.finish;
+    }
+
     pub fn ids(&self) -> Vec<u32> {
         self.tokens.iter().map(|token| token.id).collect()
     }
@@ -93,12 +102,7 @@ pub fn run(engine: &mut Engine<CpuBackend>) -> HashMap<u64, Answer> {
             Pending::Runnable => {}
         }
         engine.step(&mut |event| match event {
-            Event::Output { id, output } => {
-                let answer = answers.entry(id.0).or_default();
-                answer.tokens.extend(output.tokens);
-                answer.start = answer.start.take().or(output.start);
-                answer.finish = output.finish;
-            }
+            Event::Output { id, output } => answers.entry(id.0).or_default().add(output),
             event => panic!("not for a whole request: {event:?}"),
         });
     }

@@ -47,7 +47,7 @@ impl Routing {
     }
 
     /// Expert and weight, row by row in order of choice.
-    pub fn choices(&self) -> impl Iterator<Item = (u32, f32)> {
+    pub fn choices(&self) -> impl ExactSizeIterator<Item = (u32, f32)> {
         let choices = self
             .experts
             .iter()

@@ -102,6 +102,9 @@ impl Grid {
 
 /// `out = x W^T (+ bias)`; `out` has the columns of all parts.
 pub(super) fn apply(isa: Isa, threads: &Threads, w: &Linear, x: &Input<'_>, out: &Output) {
+    if x.rows == 0 {
+        return; // A rank without requests runs every layer of its group's steps: wake nobody for it.
+    }
     let mut first = 0;
     for part in &w.parts {
         let bias = w.bias.as_ref().map(|bias| &bias[first..][..part.outputs]);

@@ -24,7 +24,7 @@ mod threads;
 
 use std::sync::Mutex;
 
-use crate::{Batch, PAGE_TOKENS};
+use crate::{Batch, PAGE_TOKENS, Pace};
 use arena::Arena;
 use buffer::Floats;
 use pack::Packer;
@@ -33,7 +33,7 @@ use threads::Threads;
 pub use embedding::Embedding;
 pub use gate::Routing;
 pub use linear::{HeadLinear, Linear};
-pub use moe::Experts;
+pub use moe::{Expert, Experts};
 pub use simd::Isa;
 pub use tensor::Tensor;
 
@@ -41,6 +41,8 @@ pub use tensor::Tensor;
 pub struct CpuBackend {
     isa: Isa,
     threads: Threads,
+    /// The calling thread and no other: for work beside serving.
+    alone: Threads,
     arena: Arena,
     moe: Mutex<moe::Scratch>,
 }
@@ -61,6 +63,7 @@ impl CpuBackend {
         CpuBackend {
             isa,
             threads: Threads::new(threads),
+            alone: Threads::new(1),
             arena: Arena::default(),
             moe: Mutex::default(),
         }
@@ -74,10 +77,21 @@ impl CpuBackend {
         self.threads.count()
     }
 
-    fn packer(&self) -> Packer<'_> {
+    fn packer(&self, pace: Pace) -> Packer<'_> {
         Packer {
             arena: &self.arena,
+            threads: match pace {
+                Pace::Full => &self.threads,
+                Pace::Background => &self.alone,
+            },
+        }
+    }
+
+    fn device(&self) -> moe::Device<'_> {
+        moe::Device {
+            isa: self.isa,
             threads: &self.threads,
+            scratch: &self.moe,
         }
     }
 

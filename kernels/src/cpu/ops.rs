@@ -9,10 +9,12 @@ use super::attention::{self, Cache, Heads};
 use super::buffer::Floats;
 use super::pack::View;
 use super::{
-    CpuBackend, Embedding, Experts, HeadLinear, Linear, Routing, Tensor, Vector, elementwise, gate,
-    linear, moe, norm, rope,
+    CpuBackend, Embedding, Expert, Experts, HeadLinear, Linear, Routing, Tensor, Vector,
+    elementwise, gate, linear, moe, norm, rope,
 };
-use crate::{Backend, Batch, GateParams, KernelError, PageLayout, PageMemory, RopeTable, Stacked};
+use crate::{
+    Backend, Batch, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable, Stacked, Work,
+};
 
 impl Backend for CpuBackend {
     type Tensor = Tensor;
@@ -20,6 +22,7 @@ impl Backend for CpuBackend {
     type Embedding = Embedding;
     type Linear = Linear;
     type HeadLinear = HeadLinear;
+    type Expert = Expert;
     type Experts = Experts;
     type Routing = Routing;
 
@@ -41,7 +44,7 @@ impl Backend for CpuBackend {
 
     fn linear(&self, parts: Stacked<'_>, bias: Option<&[f32]>) -> Result<Linear, KernelError> {
         let views: Vec<View<'_>> = parts.iter().copied().map(View::whole).collect();
-        let parts = self.packer().stacked(&views)?;
+        let parts = self.packer(Pace::Full).stacked(&views)?;
         let linear = Linear {
             parts,
             bias: bias.map(Floats::copy_of),
@@ -66,37 +69,48 @@ impl Backend for CpuBackend {
         let (mut keys, mut values) = (Vec::with_capacity(heads), Vec::with_capacity(heads));
         for first in (0..kv_b.rows).step_by(nope + v) {
             let (key, value) = (first..first + nope, first + nope..first + nope + v);
-            keys.push(self.packer().single(View::transposed(kv_b, key))?);
-            values.push(self.packer().single(View::rows(kv_b, value))?);
+            keys.push(
+                self.packer(Pace::Full)
+                    .single(View::transposed(kv_b, key))?,
+            );
+            values.push(self.packer(Pace::Full).single(View::rows(kv_b, value))?);
         }
         Ok((HeadLinear { heads: keys }, HeadLinear { heads: values }))
     }
 
-    fn experts(
+    fn expert(
         &self,
-        gate_up: &[[Matrix<'_>; 2]],
-        down: &[Matrix<'_>],
-    ) -> Result<Experts, KernelError> {
-        assert!(gate_up.len() == down.len() && !down.is_empty());
-        let (inter, hidden) = (down[0].cols, down[0].rows);
-        assert!(
-            gate_up
-                .iter()
-                .flatten()
-                .all(|m| (m.rows, m.cols) == (inter, hidden))
-        );
-        assert!(down.iter().all(|m| (m.rows, m.cols) == (hidden, inter)));
-        let packer = self.packer();
-        let gate_up = gate_up
-            .iter()
-            .map(|pair| packer.interleaved(&pair.map(View::whole)));
-        let down = down.iter().map(|down| packer.single(View::whole(*down)));
-        Ok(Experts {
-            gate_up: gate_up.collect::<Result<_, _>>()?,
-            down: down.collect::<Result<_, _>>()?,
+        gate: Matrix<'_>,
+        up: Matrix<'_>,
+        down: Matrix<'_>,
+        pace: Pace,
+    ) -> Result<Expert, KernelError> {
+        let (inter, hidden) = (down.cols, down.rows);
+        assert!([gate, up].map(|m| (m.rows, m.cols)) == [(inter, hidden); 2]);
+        let packer = self.packer(pace);
+        Ok(Expert {
+            gate_up: packer.interleaved(&[gate, up].map(View::whole))?,
+            down: packer.single(View::whole(down))?,
             inter,
             hidden,
         })
+    }
+
+    fn experts(&self, slots: Vec<Arc<Expert>>) -> Experts {
+        Experts::new(slots)
+    }
+
+    fn expert_bytes(&self, expert: &Expert) -> Vec<u8> {
+        expert.to_bytes()
+    }
+
+    fn expert_from_bytes(
+        &self,
+        bytes: &[u8],
+        hidden: usize,
+        inter: usize,
+    ) -> Result<Expert, KernelError> {
+        Expert::from_bytes(&self.arena, bytes, hidden, inter)
     }
 
     fn pages(&self, layout: PageLayout, pages: usize) -> Result<Arc<PageMemory>, KernelError> {
@@ -199,6 +213,16 @@ impl Backend for CpuBackend {
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) {
         out.clear();
         out.extend_from_slice(x.values());
+    }
+
+    fn write(&self, rows: &[f32], out: &mut Tensor) {
+        let cols = out.cols();
+        out.resize(rows.len() / cols, cols);
+        out.values_mut().copy_from_slice(rows);
+    }
+
+    fn capacity(&self, x: &Tensor) -> usize {
+        x.capacity()
     }
 
     fn write_latent(
@@ -396,14 +420,21 @@ impl Backend for CpuBackend {
         assert_eq!((routing.rows(), x.cols()), (x.rows(), experts.hidden));
         out.resize(x.rows(), experts.hidden);
         let (x, out) = (x.input(0), out.output(0));
-        moe::moe(
-            self.isa,
-            &self.threads,
-            &x,
-            routing,
-            experts,
-            &self.moe,
-            &out,
-        );
+        moe::moe(self.device(), &x, routing, experts, &out);
+    }
+
+    fn expert_rows(&self, x: &Tensor, work: &[Work], experts: &Experts, out: &mut Tensor) {
+        assert_eq!(x.cols(), experts.hidden);
+        out.resize(work.len(), experts.hidden);
+        let (x, out) = (x.input(0), out.output(0));
+        moe::expert_rows(self.device(), &x, work, experts, &out);
+    }
+
+    fn combine(&self, returned: &Tensor, places: &[u32], routing: &Routing, out: &mut Tensor) {
+        assert_eq!(places.len(), routing.choices().len());
+        let hidden = returned.cols();
+        out.resize(routing.rows(), hidden);
+        let (products, out) = (returned.values(), out.output(0));
+        moe::combine(self.device(), products, places, routing, hidden, &out);
     }
 }

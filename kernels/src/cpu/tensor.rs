@@ -28,6 +28,11 @@ impl Tensor {
         self.cols
     }
 
+    /// Most rows.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// The current rows, row-major.
     pub fn values(&self) -> &[f32] {
         &self.data[..self.rows * self.cols]

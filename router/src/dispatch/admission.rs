@@ -46,6 +46,11 @@ impl Admission {
         }
     }
 
+    /// Sequences that wait for a turn.
+    pub fn waiting(&self) -> u32 {
+        self.shared.state.lock().queue.waiting()
+    }
+
     /// Asks for a turn for `sequences` of `prompt_tokens` in all.
     ///
     /// # Errors

@@ -35,9 +35,13 @@ impl Attempt {
         let mut client = DecodeClient::new(placement.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        match client.generate(request).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(classify(&status).before_start()),
+        let mut evicted = placement.evicted.clone();
+        tokio::select! {
+            answer = client.generate(request) => match answer {
+                Ok(response) => Ok(response.into_inner()),
+                Err(status) => Err(classify(&status).before_start()),
+            },
+            () = evicted.wait() => Err(left_out()),
         }
     }
 
@@ -51,7 +55,13 @@ impl Attempt {
     /// # Errors
     /// A stream that ends before it said why is a failure too.
     pub async fn next(&mut self) -> Result<proto::GenerateUpdate, Failure> {
-        let update = match self.updates.message().await {
+        let update = tokio::select! {
+            // What has come already is still good.
+            biased;
+            update = self.updates.message() => update,
+            () = self.placement.evicted.wait() => return Err(left_out()),
+        };
+        let update = match update {
             Ok(Some(update)) => update,
             Ok(None) => {
                 let message = "the worker's stream ended too early".to_owned();
@@ -67,5 +77,12 @@ impl Attempt {
             self.placement.prefill = None;
         }
         Ok(update)
+    }
+}
+
+fn left_out() -> Failure {
+    Failure::Decode {
+        reason: Reason::Evicted,
+        message: "the worker's group went on without it".to_owned(),
     }
 }

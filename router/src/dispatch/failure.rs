@@ -64,6 +64,8 @@ pub enum Reason {
     Refused,
     /// Its connection broke, or it shut down, while it had the sequence.
     Unavailable,
+    /// It is a rank that hangs or was cut off: its group goes on without it.
+    Evicted,
     /// The stream ended before the sequence did.
     Truncated,
     /// It has no room.
@@ -77,6 +79,7 @@ impl Reason {
         match self {
             Reason::Refused => "decode_refused",
             Reason::Unavailable => "decode_unavailable",
+            Reason::Evicted => "decode_evicted",
             Reason::Truncated => "decode_truncated",
             Reason::Overloaded => "decode_overloaded",
             Reason::Error => "decode_error",

@@ -32,17 +32,14 @@ pub struct Dispatcher {
     roster: Arc<Roster>,
     limits: RetryLimits,
     metrics: Arc<Metrics>,
-    model_revision: String,
 }
 
 impl Dispatcher {
     pub fn new(roster: Arc<Roster>, limits: RetryLimits, metrics: Arc<Metrics>) -> Arc<Dispatcher> {
-        let model_revision = roster.lock().fleet.served().model_revision.clone();
         Arc::new(Dispatcher {
             roster,
             limits,
             metrics,
-            model_revision,
         })
     }
 
@@ -55,7 +52,7 @@ impl Dispatcher {
         replay::run(Arc::clone(self), job)
     }
 
-    /// Some decode worker takes requests.
+    /// A sequence would find workers.
     pub fn is_ready(&self) -> bool {
         self.roster.is_ready()
     }

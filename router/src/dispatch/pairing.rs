@@ -1,8 +1,7 @@
 //! Which prefill and which decode worker take a sequence.
 //!
-//! Costs are in tokens: the time a prefill worker needs to compute one prompt token. The two choices
-//! are independent, since pages cost the same to move between any two workers, so each is the
-//! cheapest of its role:
+//! Costs are in tokens: the time a prefill worker needs to compute one prompt token. Pages cost the
+//! same to move between any two workers, so each worker's cost stands for itself:
 //!
 //! ```text
 //! prefill:  waiting_tokens + uncached + 64 * missing_pages
@@ -18,13 +17,25 @@
 //! - `over`: by how many sequences the batch would exceed `max_running`; each of them must end
 //!   before this one begins. `missing_pages`: likewise for pages.
 //!
-//! Equal costs go to the worker that was given fewest sequences, then to the one that attached
-//! first. Loads include what this router sent and the worker has not yet reported, so a burst
-//! spreads. Revisions never mix: a [`Fleet`] holds workers of one revision and layout only.
+//! Both are of one revision of the deployment: those alone share weights and a layout of pages. During
+//! a rollout there are several, and the cheapest pair of all takes the sequence, so that traffic
+//! shifts by what each revision can bear. A revision that has decode workers and no prefill worker
+//! to go with them is half up, or half down: it is asked only if no other is [`Whole`].
+//!
+//! Equal costs go to the decode worker that was given fewest sequences, then to the one that attached
+//! first; likewise for prefill. Loads include what this router sent and the worker has not yet
+//! reported, so a burst spreads.
 
-use millrace_model::blocks::{BLOCK_TOKENS, BlockHash};
+mod blocks;
+mod reason;
+
+use millrace_model::blocks::BLOCK_TOKENS;
+
+pub use blocks::Blocks;
+pub use reason::Reasons;
 
 use crate::fleet::{Demand, Fleet, Match, Role, Worker, WorkerKey};
+use Standing::{Lacking, Whole};
 
 /// Moving a token's latent pages against computing them.
 const MOVE_DISCOUNT: u64 = 16;
@@ -39,10 +50,13 @@ const EXPECTED_OUTPUT: u32 = 256;
 pub struct Ask<'a> {
     /// Prompt and output so far.
     pub tokens: u32,
-    /// Hashes of all full blocks of those tokens.
-    pub blocks: &'a [BlockHash],
+    /// Hashes of all full blocks of those tokens, under each model.
+    pub blocks: &'a Blocks,
     /// How many more tokens may be generated.
     pub max_output: u32,
+    /// It has begun under this model revision, and goes on under it while a decode worker of it is
+    /// attached that may take it, if not now.
+    pub model: Option<&'a str>,
     /// Workers that failed this sequence.
     pub not_decode: &'a [WorkerKey],
     pub not_prefill: &'a [WorkerKey],
@@ -65,40 +79,110 @@ pub struct Chosen {
     pub demand: Demand,
 }
 
+/// How complete a revision is for a sequence. The lesser comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It has a worker for both halves, or is meant to do without prefill workers.
+    Whole,
+    /// Its decode workers must prefill. Where nobody said that they are meant to, prefill workers are
+    /// still to come, or were lost.
+    Lacking,
+}
+
+impl Standing {
+    fn of(decode: &Worker, has_prefill: bool) -> Standing {
+        match has_prefill || decode.description.aggregated {
+            true => Whole,
+            false => Lacking,
+        }
+    }
+}
+
 /// Chooses a pair. `None` if no decode worker is available.
 pub fn choose(fleet: &Fleet, ask: &Ask) -> Option<Pair> {
-    let matches = fleet.matches(ask.blocks);
+    let matches = ask.blocks.matches(fleet);
     let overlap = |worker| {
         let found = matches.binary_search_by_key(&worker, |m: &Match| m.worker);
         let blocks = found.map_or(0, |at| matches[at].blocks);
         ((blocks * BLOCK_TOKENS) as u32).min(ask.tokens.saturating_sub(1))
     };
-    let cheapest = |role, excluded: &[WorkerKey], cost: &dyn Fn(&Worker, u32) -> (u64, Demand)| {
-        fleet
-            .available(role)
-            .filter(|(key, _)| !excluded.contains(key))
-            .map(|(worker, state)| {
-                let overlap = overlap(worker);
-                let (cost, demand) = cost(state, overlap);
-                (
-                    (cost, state.assigned, worker),
-                    Chosen {
-                        worker,
-                        overlap,
-                        demand,
-                    },
-                )
-            })
-            .min_by_key(|(rank, _)| *rank)
-            .map(|(_, chosen)| chosen)
+    let prefill = cheapest_prefill(fleet, ask, overlap);
+    let model = ask.model.filter(|model| may_go_on(fleet, model));
+    let rank = |(key, worker): (WorkerKey, &Worker)| {
+        let revision = &worker.description.revision;
+        let prefill = prefill.iter().find(|best| best.revision == revision);
+        let overlap = overlap(key);
+        let (cost, demand) = decode_cost(worker, ask, overlap, prefill.is_some());
+        let rank = (
+            Standing::of(worker, prefill.is_some()),
+            cost.saturating_add(prefill.map_or(0, |best| best.rank.0)),
+            worker.assigned,
+            key,
+        );
+        let decode = Chosen {
+            worker: key,
+            overlap,
+            demand,
+        };
+        let prefill = prefill.map(|best| best.chosen);
+        (rank, Pair { decode, prefill })
     };
-    let prefill = cheapest(Role::Prefill, ask.not_prefill, &|worker, overlap| {
-        prefill_cost(worker, ask, overlap)
-    });
-    let decode = cheapest(Role::Decode, ask.not_decode, &|worker, overlap| {
-        decode_cost(worker, ask, overlap, prefill.is_some())
-    })?;
-    Some(Pair { decode, prefill })
+    fleet
+        .available(Role::Decode)
+        .filter(|(key, _)| !ask.not_decode.contains(key))
+        .filter(|(_, worker)| model.is_none_or(|model| worker.model_revision() == model))
+        .map(rank)
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, pair)| pair)
+}
+
+/// A revision's cheapest prefill worker.
+struct Prefill<'a> {
+    revision: &'a str,
+    /// Its cost first.
+    rank: (u64, u64, WorkerKey),
+    chosen: Chosen,
+}
+
+/// One for each revision that has any, and seldom is there more than one revision.
+fn cheapest_prefill<'a>(
+    fleet: &'a Fleet,
+    ask: &Ask,
+    overlap: impl Fn(WorkerKey) -> u32,
+) -> Vec<Prefill<'a>> {
+    let mut cheapest: Vec<Prefill> = Vec::new();
+    for (key, worker) in fleet.available(Role::Prefill) {
+        if ask.not_prefill.contains(&key) {
+            continue;
+        }
+        let overlap = overlap(key);
+        let (cost, demand) = prefill_cost(worker, ask, overlap);
+        let this = Prefill {
+            revision: &worker.description.revision,
+            rank: (cost, worker.assigned, key),
+            chosen: Chosen {
+                worker: key,
+                overlap,
+                demand,
+            },
+        };
+        match cheapest
+            .iter_mut()
+            .find(|best| best.revision == this.revision)
+        {
+            Some(best) if this.rank < best.rank => *best = this,
+            Some(_) => {}
+            None => cheapest.push(this),
+        }
+    }
+    cheapest
+}
+
+/// A sequence of this model need not change to another: some worker has it, or will have it again.
+fn may_go_on(fleet: &Fleet, model: &str) -> bool {
+    fleet
+        .workers(Role::Decode)
+        .any(|(_, worker)| !worker.draining && worker.model_revision() == model)
 }
 
 fn prefill_cost(worker: &Worker, ask: &Ask, overlap: u32) -> (u64, Demand) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tonic::transport::Channel;
 
 use super::pairing::{self, Ask, Chosen};
-use crate::fleet::roster::Roster;
+use crate::fleet::roster::{Evicted, Roster};
 use crate::fleet::{Fleet, Ticket, WorkerKey};
 use crate::metrics::Metrics;
 
@@ -14,6 +14,9 @@ use crate::metrics::Metrics;
 pub struct Placement {
     pub decode: Placed,
     pub channel: Channel,
+    pub evicted: Evicted,
+    /// Of both.
+    pub model_revision: String,
     /// `None`: the decode worker prefills by itself, or the prefill is done.
     pub prefill: Option<Placed>,
 }
@@ -42,7 +45,12 @@ pub fn place(
 ) -> Option<Placement> {
     let mut state = roster.lock();
     let pair = pairing::choose(&state.fleet, ask)?;
-    let channel = state.channel(pair.decode.worker)?;
+    let (channel, evicted) = state.link(pair.decode.worker)?;
+    let model_revision = state
+        .fleet
+        .get(pair.decode.worker)?
+        .model_revision()
+        .to_owned();
     let mut take = |chosen: Chosen| taken(&mut state.fleet, roster, chosen, now);
     let decode = take(pair.decode)?;
     let prefill = pair.prefill.and_then(take);
@@ -55,6 +63,8 @@ pub fn place(
     Some(Placement {
         decode,
         channel,
+        evicted,
+        model_revision,
         prefill,
     })
 }

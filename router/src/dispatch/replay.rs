@@ -8,22 +8,22 @@
 //! ```
 //!
 //! A new attempt is given the prompt and every token that was delivered, under the same seed, so
-//! the client's stream goes on without a seam.
+//! the client's stream goes on without a seam. For that it needs the same weights: another revision
+//! of the model takes a begun sequence only when no worker of its own is left.
+
+mod search;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures::{Stream, stream};
-use millrace_model::blocks::{BlockHash, block_hashes};
-use tokio::sync::watch;
 
 use super::Dispatcher;
 use super::attempt::Attempt;
 use super::failure::Failure;
 use super::job::{End, Job, Update};
-use super::pairing::Ask;
 use super::patience::Patience;
-use super::placement::{Placement, place};
+use super::placement::Placement;
 use super::wire;
 use crate::api::{FinishReason, RequestError};
 
@@ -39,11 +39,11 @@ pub fn run(
 struct Run {
     dispatcher: Arc<Dispatcher>,
     job: Job,
-    /// Parent of the first block's hash.
-    root: BlockHash,
     attempt: Option<Attempt>,
     /// Tokens given to the client so far.
     output: Vec<u32>,
+    /// The model revision that the last of them is of. `None` before the first.
+    model: Option<String>,
     delivered_first: bool,
     ended: bool,
     patience: Patience,
@@ -51,14 +51,13 @@ struct Run {
 
 impl Run {
     fn new(dispatcher: Arc<Dispatcher>, job: Job) -> Run {
-        let root = BlockHash::root(&dispatcher.model_revision, &job.cache_salt);
         Run {
             patience: Patience::new(dispatcher.limits),
             dispatcher,
             job,
-            root,
             attempt: None,
             output: Vec::new(),
+            model: None,
             delivered_first: false,
             ended: false,
         }
@@ -127,10 +126,36 @@ impl Run {
         let update = wire::update(update, !std::mem::replace(&mut self.delivered_first, true));
         if !update.tokens.is_empty() {
             self.patience.progress();
+            self.note_model();
             self.output
                 .extend(update.tokens.iter().map(|token| token.id));
         }
         update
+    }
+
+    /// Tokens came from the running attempt.
+    fn note_model(&mut self) {
+        let Some(attempt) = &self.attempt else {
+            return;
+        };
+        let placement = &attempt.placement;
+        let now = &placement.model_revision;
+        match &self.model {
+            Some(before) if before == now => return,
+            Some(before) => {
+                tracing::warn!(
+                    request_id = self.job.request_id,
+                    decode = placement.decode.worker_id,
+                    before,
+                    now,
+                    output = self.output.len(),
+                    "no worker of its model revision is left; the sequence goes on under another"
+                );
+                self.dispatcher.metrics.changed_model();
+            }
+            None => {}
+        }
+        self.model = Some(now.clone());
     }
 
     /// Begins an attempt, or learns from its failure.
@@ -169,52 +194,6 @@ impl Run {
         Ok(())
     }
 
-    /// Finds workers, waiting for them if there are none.
-    async fn place(&mut self) -> Result<Placement, RequestError> {
-        let tokens: Vec<u32> = self
-            .job
-            .prompt
-            .iter()
-            .chain(&self.output)
-            .copied()
-            .collect();
-        let blocks = block_hashes(self.root, &tokens);
-        let dispatcher = Arc::clone(&self.dispatcher);
-        // Subscribed before the first look, so that no change between looks is missed.
-        let mut changes = dispatcher.roster.changes();
-        let give_up = self.patience.give_up_at(Instant::now());
-        loop {
-            let now = Instant::now();
-            let not_decode = self.patience.not_decode(now);
-            let max_tokens = self.job.sampling.max_tokens;
-            let ask = Ask {
-                tokens: tokens.len() as u32,
-                blocks: &blocks,
-                max_output: max_tokens.saturating_sub(self.output.len() as u32),
-                not_decode: &not_decode,
-                not_prefill: self.patience.not_prefill(),
-            };
-            if let Some(placement) = place(&dispatcher.roster, &ask, &dispatcher.metrics, now) {
-                return Ok(placement);
-            }
-            if now >= give_up {
-                let waited = dispatcher.limits.worker_wait;
-                let message = format!(
-                    "no decode worker was available for {waited:?}; start one or see its log"
-                );
-                return Err(RequestError::Unavailable { message });
-            }
-            // Woken by a change, when a worker that was left out may be tried again, or to give up.
-            let wake = self
-                .patience
-                .next_return()
-                .into_iter()
-                .chain([give_up])
-                .min();
-            wait_for(&mut changes, wake.unwrap_or(give_up)).await;
-        }
-    }
-
     /// Prepares the next attempt after a failed one.
     ///
     /// # Errors
@@ -240,15 +219,4 @@ impl Run {
         }
         Ok(())
     }
-}
-
-/// Returns at a change or at `until`.
-async fn wait_for(changes: &mut watch::Receiver<()>, until: Instant) {
-    // The sender lives as long as the roster; if it is gone, the deadline is what is left.
-    let change = async {
-        if changes.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let _ = tokio::time::timeout_at(until.into(), change).await;
 }

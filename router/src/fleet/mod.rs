@@ -2,48 +2,31 @@
 //!
 //! [`Fleet`] is plain state: no clock, no socket, no lock. Time is passed in, and the same sequence
 //! of calls gives the same answers, here and in a simulation. Around it, [`roster`] adds the lock
-//! and the channels to workers, and [`membership`] the gRPC service that workers attach to.
+//! and the channels to workers. [`membership`](crate::membership) is the service that they attach to.
 
 mod compatibility;
-pub mod membership;
+mod entry;
 mod prefix;
+mod rank;
+mod refused;
 pub mod roster;
-mod wire;
+pub(crate) mod wire;
 mod worker;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use millrace_model::blocks::{BLOCK_TOKENS, BlockHash};
+use millrace_model::blocks::BlockHash;
 
 pub use compatibility::{Compatibility, Mismatch};
+pub use entry::{Refusal, Served};
 pub use prefix::Match;
-pub use worker::{Demand, Description, Load, Role, SETTLE, Ticket, Worker, WorkerKey};
+pub use rank::GroupRank;
+pub use refused::{Refused, RefusedWorker};
+pub use worker::{Demand, Description, Load, Role, SETTLE, Ticket, Unavailable, Worker, WorkerKey};
 
 use prefix::PrefixIndex;
 use worker::Sync;
-
-/// What every worker must agree with to be admitted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Served {
-    /// Hash of the checkpoint whose tokenizer the router uses.
-    pub model_revision: String,
-    pub vocab_size: u32,
-    /// The longest sequence that clients are promised.
-    pub max_model_len: u32,
-}
-
-/// Why a worker is not admitted. The worker shows it to whoever started it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It differs from the served model or from the workers already attached.
-    #[error(transparent)]
-    Mismatch(#[from] Mismatch),
-    #[error("{field} is missing from the worker's hello")]
-    Missing { field: &'static str },
-    #[error("address {address:?} is not host:port")]
-    Address { address: String },
-}
 
 /// A delta did not have the number that follows its predecessor's: something was lost, and only a
 /// new snapshot tells what.
@@ -66,10 +49,11 @@ pub struct Delta {
     pub stored: Vec<BlockHash>,
 }
 
-/// All workers of the one model that is served.
+/// All workers that a router may send requests to: of one or, during a rollout, several revisions of
+/// a deployment, whose weights and caches may differ, and whose text does not.
 ///
-/// Invariant: the compatibility of any two attached workers is equal, so any prefill worker may be
-/// paired with any decode worker.
+/// Invariant: the compatibility of any two attached workers of one revision is equal, so any prefill
+/// worker may be paired with any decode worker of its revision.
 #[derive(Debug)]
 pub struct Fleet {
     served: Served,
@@ -118,35 +102,6 @@ impl Fleet {
         );
         self.workers.insert(key, Worker::new(description));
         Ok(key)
-    }
-
-    fn check(&self, worker: &Description) -> Result<(), Refusal> {
-        if worker.worker_id.is_empty() {
-            return Err(Refusal::Missing { field: "worker_id" });
-        }
-        let (served, layout) = (&self.served, &worker.compatibility);
-        Mismatch::unless_equal(
-            "model_revision",
-            &layout.model_revision,
-            &served.model_revision,
-        )?;
-        // The router hashes prompts in blocks of this size.
-        Mismatch::unless_equal("page_tokens", layout.page_tokens as usize, BLOCK_TOKENS)?;
-        Mismatch::unless_equal("vocab_size", worker.vocab_size, served.vocab_size)?;
-        if worker.max_model_len < served.max_model_len {
-            return Err(Refusal::Mismatch(Mismatch {
-                field: "max_model_len",
-                worker: worker.max_model_len.to_string(),
-                expected: format!("at least {}", served.max_model_len),
-            }));
-        }
-        // All attached workers are alike, so any of them stands for the pool. The worker's own
-        // earlier life does not count: it is about to be detached.
-        let mut others = self.workers.values().map(|w| &w.description);
-        match others.find(|other| other.worker_id != worker.worker_id) {
-            Some(pool) => Ok(layout.check(&pool.compatibility)?),
-            None => Ok(()),
-        }
     }
 
     /// Replaces all that is known of a worker. Its next delta is number 1.
@@ -203,6 +158,12 @@ impl Fleet {
         }
     }
 
+    /// The group of this rank goes on without it, or takes it in. Whether that is news.
+    pub fn leave_out(&mut self, key: WorkerKey, left_out: bool) -> bool {
+        let worker = self.workers.get_mut(&key);
+        worker.is_some_and(|w| std::mem::replace(&mut w.left_out, left_out) != left_out)
+    }
+
     /// Forgets a worker. `None` if it was replaced or detached before.
     pub fn detach(&mut self, key: WorkerKey) -> Option<Description> {
         let worker = self.workers.remove(&key)?;
@@ -226,6 +187,11 @@ impl Fleet {
     /// Workers of a role that take new requests. In order of attachment.
     pub fn available(&self, role: Role) -> impl Iterator<Item = (WorkerKey, &Worker)> {
         self.workers(role).filter(|(_, w)| w.is_available())
+    }
+
+    /// The model revision of every attached worker: as a rule the same of all.
+    pub fn model_revisions(&self) -> impl Iterator<Item = &str> {
+        self.workers.values().map(Worker::model_revision)
     }
 
     /// How many leading blocks each worker caches, for those that cache any. Sorted by worker.

@@ -4,19 +4,22 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn served() -> Served {
+pub fn served() -> Served {
     Served {
         model_revision: "r1".into(),
+        text_revision: "t1".into(),
         vocab_size: 100,
         max_model_len: 4096,
     }
 }
 
-fn description(id: &str, role: Role) -> Description {
+pub fn description(id: &str, role: Role) -> Description {
     Description {
         worker_id: id.into(),
         role,
         address: "127.0.0.1:1".into(),
+        revision: String::new(),
+        aggregated: false,
         compatibility: Compatibility {
             model_revision: "r1".into(),
             page_tokens: 64,
@@ -25,10 +28,12 @@ fn description(id: &str, role: Role) -> Description {
             kv_dtype: "bf16".into(),
             parallelism: "replicated".into(),
         },
+        text_revision: "t1".into(),
         max_model_len: 4096,
         vocab_size: 100,
         kv_pages: 100,
         max_running: 16,
+        group: None,
     }
 }
 
@@ -51,30 +56,22 @@ fn attached(fleet: &mut Fleet, id: &str, role: Role, now: Instant) -> WorkerKey 
 }
 
 #[test]
-fn a_mismatch_is_refused_by_its_name() {
+fn a_rank_outside_its_epoch_is_not_available() {
     let mut fleet = Fleet::new(served(), 1000);
-    let reason = |fleet: &mut Fleet, change: fn(&mut Description)| {
-        let mut worker = description("new", Role::Prefill);
-        change(&mut worker);
-        fleet.attach(worker).unwrap_err().to_string()
-    };
-    assert_eq!(
-        reason(&mut fleet, |w| w.compatibility.model_revision = "r2".into()),
-        "model_revision: the worker has r2, expected r1"
-    );
-    assert!(reason(&mut fleet, |w| w.compatibility.page_tokens = 32).starts_with("page_tokens"));
-    assert!(reason(&mut fleet, |w| w.vocab_size = 99).starts_with("vocab_size"));
-    assert!(reason(&mut fleet, |w| w.max_model_len = 100).contains("at least 4096"));
-    assert!(reason(&mut fleet, |w| w.worker_id.clear()).starts_with("worker_id"));
-
-    // The first worker decides what the router itself cannot know.
-    fleet.attach(description("first", Role::Decode)).unwrap();
-    assert_eq!(
-        reason(&mut fleet, |w| w.compatibility.kv_dtype = "f32".into()),
-        "kv_dtype: the worker has f32, expected bf16"
-    );
-    assert!(reason(&mut fleet, |w| w.compatibility.cached_layers = 4).starts_with("cached_layers"));
-    assert!(fleet.attach(description("second", Role::Prefill)).is_ok());
+    let now = Instant::now();
+    let key = attached(&mut fleet, "d0", Role::Decode, now);
+    for (sequence, outside) in [(1, true), (2, false)] {
+        let delta = Delta {
+            sequence,
+            load: Load {
+                outside,
+                ..Load::default()
+            },
+            ..Delta::default()
+        };
+        fleet.delta(key, delta, now).unwrap();
+        assert_eq!(fleet.get(key).unwrap().is_available(), !outside);
+    }
 }
 
 #[test]

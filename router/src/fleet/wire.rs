@@ -1,29 +1,38 @@
 //! From the membership contract to the fleet's own types.
 
+use millrace_experts::group::GroupShape;
+use millrace_experts::{Member, RankId, Shape};
 use millrace_model::blocks::BlockHash;
 use millrace_proto::worker::v1 as proto;
 
-use super::{Compatibility, Delta, Description, Load, Refusal, Role};
+use super::{Compatibility, Delta, Description, GroupRank, Load, Refusal, Role};
 
 /// A message that breaks the contract; the worker's stream ends with it.
 #[derive(Debug, thiserror::Error)]
 #[error("a block hash has {0} bytes instead of 16")]
 pub struct BadHash(usize);
 
+pub fn role(role: proto::Role) -> Option<Role> {
+    match role {
+        proto::Role::Prefill => Some(Role::Prefill),
+        proto::Role::Decode => Some(Role::Decode),
+        proto::Role::Unspecified => None,
+    }
+}
+
 pub fn description(hello: proto::Hello) -> Result<Description, Refusal> {
-    let role = match hello.role() {
-        proto::Role::Prefill => Role::Prefill,
-        proto::Role::Decode => Role::Decode,
-        proto::Role::Unspecified => return Err(Refusal::Missing { field: "role" }),
-    };
+    let role = role(hello.role()).ok_or(Refusal::Missing { field: "role" })?;
     let layout = hello.compatibility.ok_or(Refusal::Missing {
         field: "compatibility",
     })?;
     let model = hello.model.ok_or(Refusal::Missing { field: "model" })?;
+    let group = hello.group.map(|group| rank(group, &hello.address));
     Ok(Description {
         worker_id: hello.worker_id,
         role,
         address: hello.address,
+        revision: hello.revision,
+        aggregated: hello.aggregated,
         compatibility: Compatibility {
             model_revision: layout.model_revision,
             page_tokens: layout.page_tokens,
@@ -32,11 +41,36 @@ pub fn description(hello: proto::Hello) -> Result<Description, Refusal> {
             kv_dtype: layout.kv_dtype,
             parallelism: layout.parallelism,
         },
+        text_revision: model.text_revision,
         max_model_len: model.max_model_len,
         vocab_size: model.vocab_size,
         kv_pages: hello.kv_pages,
         max_running: hello.max_running,
+        group,
     })
+}
+
+fn rank(rank: proto::GroupRank, grpc: &str) -> GroupRank {
+    GroupRank {
+        group: rank.group,
+        member: Member {
+            id: RankId {
+                rank: rank.rank as usize,
+                incarnation: rank.incarnation,
+            },
+            exchange: rank.exchange_address,
+            grpc: grpc.to_owned(),
+        },
+        shape: GroupShape {
+            shape: Shape {
+                layers: rank.layers as usize,
+                experts: rank.experts as usize,
+                ranks: rank.ranks as usize,
+                slots: rank.slots as usize,
+            },
+            expert_bytes: rank.expert_bytes,
+        },
+    }
 }
 
 /// An absent load is an idle worker without pages: it is shunned rather than flooded.
@@ -48,6 +82,7 @@ pub fn load(load: Option<proto::Load>) -> Load {
         waiting_tokens: load.waiting_tokens,
         free_pages: load.free_pages,
         leased_pages: load.leased_pages,
+        outside: load.outside,
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::compatibility::Compatibility;
+use super::rank::GroupRank;
 
 /// Names one attachment. Never used again: a worker that comes back gets a new key, so whatever
 /// still refers to its earlier life cannot touch this one.
@@ -42,7 +43,13 @@ pub struct Description {
     pub role: Role,
     /// `host:port` of its gRPC service.
     pub address: String,
+    /// Of the deployment. Empty: of none.
+    pub revision: String,
+    /// No prefill worker of its revision is to come.
+    pub aggregated: bool,
     pub compatibility: Compatibility,
+    /// Hash of tokenizer, chat template and end tokens.
+    pub text_revision: String,
     /// The longest sequence it can hold, in tokens.
     pub max_model_len: u32,
     pub vocab_size: u32,
@@ -50,6 +57,8 @@ pub struct Description {
     pub kv_pages: u64,
     /// Most sequences a step.
     pub max_running: u32,
+    /// Its place in an expert-parallel group. `None`: it has all experts itself.
+    pub group: Option<GroupRank>,
 }
 
 /// How busy a worker is. Reported by it, or with the router's own estimate added.
@@ -65,6 +74,8 @@ pub struct Load {
     pub free_pages: u64,
     /// Promised to a peer's writes.
     pub leased_pages: u64,
+    /// A rank that is no member of its group's epoch: it would fail whatever it is given.
+    pub outside: bool,
 }
 
 /// What one request will add to a worker's load.
@@ -89,6 +100,8 @@ pub const SETTLE: Duration = Duration::from_millis(50);
 pub struct Worker {
     pub description: Description,
     pub draining: bool,
+    /// A rank whose group goes on without it, whatever it says itself: one that hangs says nothing.
+    pub left_out: bool,
     reported: Load,
     /// Sent by this router, not yet in `reported`. Oldest first.
     unreported: VecDeque<Unreported>,
@@ -102,6 +115,21 @@ struct Unreported {
     ticket: Ticket,
     demand: Demand,
     since: Instant,
+}
+
+/// Why a worker takes no new requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("draining")]
+    Draining,
+    #[error("no snapshot yet")]
+    NoSnapshot,
+    /// It says so itself.
+    #[error("outside its group's epoch")]
+    Outside,
+    /// Its group does.
+    #[error("its group goes on without it")]
+    LeftOut,
 }
 
 /// Where a worker's stream of deltas stands.
@@ -118,6 +146,7 @@ impl Worker {
         Worker {
             description,
             draining: false,
+            left_out: false,
             reported: Load::default(),
             unreported: VecDeque::new(),
             assigned: 0,
@@ -127,14 +156,32 @@ impl Worker {
         }
     }
 
-    /// Takes new requests: its load is known and it is not draining. After a gap the last known
-    /// load still serves as a hint.
+    pub fn model_revision(&self) -> &str {
+        &self.description.compatibility.model_revision
+    }
+
+    /// Takes new requests: its load is known, it is not draining, and its group computes with it.
     pub fn is_available(&self) -> bool {
-        !self.draining
-            && self.sync
-                != Sync::AwaitingSnapshot {
-                    had_snapshot: false,
-                }
+        self.unavailable().is_none()
+    }
+
+    /// Why it takes no new requests. `None`: it does. After a gap the last known load still serves
+    /// as a hint.
+    pub fn unavailable(&self) -> Option<Unavailable> {
+        const NOTHING_YET: Sync = Sync::AwaitingSnapshot {
+            had_snapshot: false,
+        };
+        if self.draining {
+            Some(Unavailable::Draining)
+        } else if self.sync == NOTHING_YET {
+            Some(Unavailable::NoSnapshot)
+        } else if self.left_out {
+            Some(Unavailable::LeftOut)
+        } else if self.reported.outside {
+            Some(Unavailable::Outside)
+        } else {
+            None
+        }
     }
 
     /// A report that arrived at `now`. Requests sent well before are assumed to be counted in it.

@@ -285,12 +285,17 @@ impl Frontend {
         Ok(self.inner.model.tokenizer.decode(&tokens, false))
     }
 
-    /// What is served: one model today, but clients list them.
+    /// What is served: one model, under each of its names.
     pub fn models(&self) -> Vec<ModelCard> {
-        vec![self.inner.model.card(self.ready())]
+        let card = self.inner.model.card(self.ready());
+        let named = |name: &str| ModelCard {
+            name: name.to_owned(),
+            ..card.clone()
+        };
+        self.inner.model.names().map(named).collect()
     }
 
-    /// The card of one model. Empty: the only one.
+    /// The card of one model, under the name that answers carry. Empty: the only one.
     ///
     /// # Errors
     /// `UnknownModel`.
@@ -302,6 +307,11 @@ impl Frontend {
     /// A request sent now would find a decode worker, and the router is not shutting down.
     pub fn ready(&self) -> bool {
         !self.inner.closing.load(Ordering::Relaxed) && self.inner.dispatcher.is_ready()
+    }
+
+    /// Sequences that wait for a turn.
+    pub fn waiting(&self) -> u32 {
+        self.inner.admission.waiting()
     }
 
     /// From now on not [`ready`](Frontend::ready), so that no new requests are sent here. Those that

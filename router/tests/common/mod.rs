@@ -4,20 +4,27 @@
 //! any worker continues any sequence the same way, as real ones do.
 #![allow(dead_code)] // Each test file uses its own part.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
+pub mod fleet;
+pub mod process;
+pub mod rank;
+pub mod volume;
 pub mod worker;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use millrace_router::api::{
     CompletionRequest, Event, EventStream, Finish, Prompt, RequestError, SamplingRequest,
 };
 use millrace_router::assemble::{Parts, assemble};
-use millrace_router::config::{AdmissionLimits, Limits, RetryLimits};
-use millrace_router::fleet::membership;
+use millrace_router::config::{AdmissionLimits, ExpertsConfig, Limits, RetryLimits};
+use millrace_router::experts::Groups;
 use millrace_router::frontend::{Frontend, ServedModel};
+use millrace_router::{membership, watch};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -27,13 +34,14 @@ pub fn model() -> Arc<ServedModel> {
     static MODEL: OnceLock<Arc<ServedModel>> = OnceLock::new();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-r1");
     MODEL
-        .get_or_init(|| ServedModel::load(&dir, None, None).unwrap().into())
+        .get_or_init(|| ServedModel::load(&dir, &[], None).unwrap().into())
         .clone()
 }
 
 /// A router with its membership port open.
 pub struct Router {
     pub frontend: Frontend,
+    pub groups: Arc<Groups>,
     pub address: String,
     registry: Registry,
     server: JoinHandle<()>,
@@ -79,25 +87,34 @@ pub fn one_at_a_time(max_waiting: u32) -> Limits {
 
 impl Router {
     pub async fn start(limits: Limits) -> Router {
+        Router::start_with(limits, ExpertsConfig::default()).await
+    }
+
+    pub async fn start_with(limits: Limits, experts: ExpertsConfig) -> Router {
         let registry = Registry::new();
         let Parts {
             frontend,
             roster,
+            groups,
             metrics,
-        } = assemble(&limits, model(), &registry).unwrap();
+        } = assemble(&limits, &experts, model(), &registry).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let (served, watched) = (groups.clone(), frontend.clone());
         let server = tokio::spawn(async move {
-            let service = membership::service(roster, metrics);
+            let watch = watch::service(watched, roster.clone(), served.clone());
+            let service = membership::service(roster, served, metrics);
             let incoming = TcpIncoming::from(listener);
             membership::server()
                 .add_service(service)
+                .add_service(watch)
                 .serve_with_incoming(incoming)
                 .await
                 .unwrap();
         });
         Router {
             frontend,
+            groups,
             address,
             registry,
             server,
@@ -126,9 +143,8 @@ impl Router {
 
     /// Waits for a metric to have a value.
     pub async fn until(&self, name: &str, label: &str, value: f64) {
-        while self.metric(name, label) != value {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let what = format!("{name} {label} is {value}");
+        until(&what, || self.metric(name, label) == value).await;
     }
 
     pub async fn until_workers(&self, decode: usize, prefill: usize) {
@@ -136,6 +152,15 @@ impl Router {
             .await;
         self.until("millrace_router_workers", "prefill", prefill as f64)
             .await;
+    }
+}
+
+/// Waits for what must come, and fails where it has not in a minute: a hung test says nothing.
+pub async fn until(what: &str, done: impl Fn() -> bool) {
+    let given_up = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < given_up, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -168,13 +193,20 @@ impl Answer {
     }
 }
 
+async fn next(stream: &mut EventStream) -> Option<Result<Event, RequestError>> {
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, stream.next())
+        .await
+        .expect("a stream says something within a minute")
+}
+
 /// Reads to the end of the stream, by choice.
 pub async fn read_all(
     mut stream: EventStream,
     choices: usize,
 ) -> Result<Vec<Answer>, RequestError> {
     let mut answers: Vec<Answer> = (0..choices).map(|_| Answer::default()).collect();
-    while let Some(event) = stream.next().await {
+    while let Some(event) = next(&mut stream).await {
         let event = event?;
         answers[event.index as usize].add(event);
     }
@@ -185,7 +217,7 @@ pub async fn read_all(
 pub async fn read_tokens(stream: &mut EventStream, count: usize) -> Answer {
     let mut answer = Answer::default();
     while answer.token_ids.len() < count {
-        answer.add(stream.next().await.expect("the stream goes on").unwrap());
+        answer.add(next(stream).await.expect("the stream goes on").unwrap());
     }
     answer
 }

@@ -20,7 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::model;
+use super::{model, until};
 
 /// A token that decodes to plain text, drawn from all that came before.
 pub fn next_token(seed: u64, tokens: &[u32]) -> u32 {
@@ -119,9 +119,22 @@ pub fn hello(id: &str, role: proto::Role, address: &str) -> proto::Hello {
             max_model_len: model.max_model_len,
             vocab_size: model.vocab_size,
             mtp: true,
+            text_revision: model.text_revision.clone(),
         }),
         kv_pages: 1000,
         max_running: 64,
+        group: None,
+        revision: String::new(),
+        aggregated: false,
+    }
+}
+
+/// Of a deployment's revision, with weights of another name than the router's.
+pub fn of(revision: &str, model: &str) -> impl FnOnce(&mut proto::Hello) + use<> {
+    let (revision, model) = (revision.to_owned(), model.to_owned());
+    move |hello| {
+        hello.revision = revision;
+        hello.compatibility.as_mut().unwrap().model_revision = model;
     }
 }
 
@@ -133,6 +146,16 @@ impl Worker {
 
     /// Attaches a decode worker that generates one token a permit.
     pub async fn decode_with(router: &impl AsRef<str>, id: &str, tokens: usize) -> Worker {
+        Worker::decode_as(router, id, tokens, |_| ()).await
+    }
+
+    /// The same, introducing itself otherwise.
+    pub async fn decode_as(
+        router: &impl AsRef<str>,
+        id: &str,
+        tokens: usize,
+        change: impl FnOnce(&mut proto::Hello),
+    ) -> Worker {
         let runtime = runtime();
         let control = Arc::new(Control::default());
         let tokens = Arc::new(Semaphore::new(tokens));
@@ -145,13 +168,24 @@ impl Worker {
         let address = listener.local_addr().unwrap().to_string();
         let server = tonic::transport::Server::builder().add_service(service);
         runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-        let hello = hello(id, proto::Role::Decode, &address);
+        let mut hello = hello(id, proto::Role::Decode, &address);
+        change(&mut hello);
         Worker::attach(router.as_ref(), runtime, hello, control, tokens).await
     }
 
     /// Attaches a prefill worker; nothing calls it, since the decode workers here compute nothing.
     pub async fn prefill(router: &impl AsRef<str>, id: &str) -> Worker {
-        let hello = hello(id, proto::Role::Prefill, "127.0.0.1:9");
+        Worker::prefill_as(router, id, |_| ()).await
+    }
+
+    /// The same, introducing itself otherwise.
+    pub async fn prefill_as(
+        router: &impl AsRef<str>,
+        id: &str,
+        change: impl FnOnce(&mut proto::Hello),
+    ) -> Worker {
+        let mut hello = hello(id, proto::Role::Prefill, "127.0.0.1:9");
+        change(&mut hello);
         Worker::attach(
             router.as_ref(),
             runtime(),
@@ -192,6 +226,14 @@ impl Worker {
         }
     }
 
+    pub async fn say(&self, what: FromWorker) {
+        self.outbox.send(message(what)).await.unwrap();
+    }
+
+    pub async fn drain(&self) {
+        self.say(FromWorker::Draining(proto::Draining {})).await;
+    }
+
     /// As SIGKILL: connections are closed by the kernel, nothing else is said.
     pub fn kill(mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -213,13 +255,11 @@ impl Worker {
     }
 
     pub async fn until_idle(&self) {
-        while self.running() > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        }
+        until("the worker is idle", || self.running() == 0).await;
     }
 }
 
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

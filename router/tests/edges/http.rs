@@ -3,16 +3,18 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response, StatusCode, header};
 use millrace_router::config::{Limits, RetryLimits};
 use millrace_router::edges::http::{HttpOptions, router as http_router};
+use millrace_router::experts::view::ExpertsView;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
+use super::common::rank::{Rank, group_rank};
 use super::common::worker::Worker;
 use super::common::{Router, limits, model, one_at_a_time, read_tokens, request};
 use super::{SCRIPT, tokens_of, until_ready, with_script, with_script_up_to};
@@ -20,6 +22,7 @@ use super::{SCRIPT, tokens_of, until_ready, with_script, with_script_up_to};
 fn app(router: &Router) -> axum::Router {
     http_router(
         router.frontend.clone(),
+        router.groups.clone(),
         Registry::new(),
         HttpOptions::default(),
     )
@@ -355,7 +358,12 @@ async fn bodies_have_a_limit_announced_or_not() {
         body_limit: 100,
         ..HttpOptions::default()
     };
-    let app = http_router(router.frontend.clone(), Registry::new(), options);
+    let app = http_router(
+        router.frontend.clone(),
+        router.groups.clone(),
+        Registry::new(),
+        options,
+    );
     let announced = post("/tokenize", &json!({"prompt": "x".repeat(200)}));
     let pieces = futures::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>("          ")));
     let unannounced = Request::post("/tokenize").header(header::CONTENT_TYPE, "application/json");
@@ -376,7 +384,12 @@ async fn a_body_that_does_not_come_is_given_up() {
         body_timeout: Duration::from_millis(20),
         ..HttpOptions::default()
     };
-    let app = http_router(router.frontend.clone(), Registry::new(), options);
+    let app = http_router(
+        router.frontend.clone(),
+        router.groups.clone(),
+        Registry::new(),
+        options,
+    );
     let request = Request::post("/tokenize").header(header::CONTENT_TYPE, "application/json");
     let never = Body::from_stream(futures::stream::pending::<Result<&str, std::io::Error>>());
     let response = app.oneshot(request.body(never).unwrap()).await.unwrap();
@@ -507,7 +520,12 @@ async fn models_health_and_the_rest() {
     let registry = Registry::new();
     let counter = prometheus::IntCounter::new("seen_total", "Seen.").unwrap();
     registry.register(Box::new(counter)).unwrap();
-    let app = http_router(router.frontend.clone(), registry, HttpOptions::default());
+    let app = http_router(
+        router.frontend.clone(),
+        router.groups.clone(),
+        registry,
+        HttpOptions::default(),
+    );
     let response = app.oneshot(get("/metrics")).await.unwrap();
     assert_eq!(
         response.headers()[header::CONTENT_TYPE],
@@ -578,4 +596,26 @@ async fn a_client_that_hangs_up_cancels_its_request() {
         assert_eq!(worker.control.cancelled.load(Ordering::SeqCst), 1);
         server.abort();
     }
+}
+
+#[tokio::test]
+async fn groups_of_experts_are_shown() {
+    let router = Router::start(limits()).await;
+    let shown = async || {
+        let request = Request::get("/experts").body(Body::empty()).unwrap();
+        let response = app(&router).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        serde_json::from_slice::<ExpertsView>(&body).unwrap()
+    };
+    let empty = shown().await;
+    assert_eq!(empty.groups, []);
+    assert!(empty.store.up && empty.store.leading);
+    let mut rank = Rank::attach(&[&router.address], group_rank(0, 1, 4, 9)).await;
+    rank.until_epoch(1).await;
+    let group = shown().await.groups.pop().unwrap();
+    assert_eq!(group.group, "g");
+    assert_eq!(group.ranks[0].member.incarnation, "0000000000000009");
+    assert_eq!(group.placement, vec![vec![vec![0, 1, 2, 3]]; 2]);
+    assert_eq!(group.replicas, [8, 0, 0, 0]);
 }

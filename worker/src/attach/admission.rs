@@ -1,4 +1,4 @@
-//! Whether some router has admitted this worker: what its readiness means.
+//! Whether some router has admitted this worker, and a rank its group: what its readiness means.
 
 use std::sync::Arc;
 
@@ -19,14 +19,23 @@ pub struct Admission {
 #[derive(Default)]
 struct State {
     admitted: usize,
+    /// A rank that is no member of its group's epoch.
+    outside: bool,
     draining: bool,
+    /// What was shown last.
+    ready: bool,
 }
 
 impl Admission {
-    pub fn new(readiness: Readiness, observer: Observer) -> Admission {
+    /// `outside`: see [`Admission::set_outside`].
+    pub fn new(readiness: Readiness, observer: Observer, outside: bool) -> Admission {
         readiness.set_waiting_for("a router to admit this worker");
+        let state = State {
+            outside,
+            ..State::default()
+        };
         Admission {
-            state: Arc::default(),
+            state: Arc::new(Mutex::new(state)),
             readiness,
             observer,
         }
@@ -34,20 +43,41 @@ impl Admission {
 
     /// One more router knows this worker, until the value is dropped.
     pub fn admit(&self) -> Admitted {
-        let mut state = self.state.lock();
-        state.admitted += 1;
-        if state.admitted == 1 && !state.draining {
-            self.readiness.set_ready();
-            (self.observer)(Notice::Ready);
-        }
+        self.change(|state| state.admitted += 1);
         Admitted(self.clone())
+    }
+
+    /// Whether this is a rank that its group computes without.
+    pub fn set_outside(&self, outside: bool) {
+        self.change(|state| state.outside = outside);
     }
 
     /// Not ready for the rest of its life.
     pub fn drain(&self) {
-        self.state.lock().draining = true;
-        self.readiness
-            .set_waiting_for("its last requests: it is shutting down");
+        self.change(|state| state.draining = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        change(&mut state);
+        let waits_for = if state.draining {
+            Some("its last requests: it is shutting down")
+        } else if state.admitted == 0 {
+            Some("a router to admit this worker")
+        } else if state.outside {
+            Some("its expert-parallel group to let this rank in")
+        } else {
+            None
+        };
+        match waits_for {
+            Some(what) => self.readiness.set_waiting_for(what),
+            None if !state.ready => {
+                self.readiness.set_ready();
+                (self.observer)(Notice::Ready);
+            }
+            None => {}
+        }
+        state.ready = waits_for.is_none();
     }
 }
 
@@ -56,11 +86,39 @@ pub struct Admitted(Admission);
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.admitted -= 1;
-        if state.admitted == 0 && !state.draining {
-            let waiting_for = "a router to admit this worker; the last one is gone";
-            self.0.readiness.set_waiting_for(waiting_for);
-        }
+        self.0.change(|state| state.admitted -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_is_ready_once_a_router_and_its_group_have_it() {
+        let readiness = Readiness::waiting_for("loading");
+        let notices = Arc::new(Mutex::new(0));
+        let seen = notices.clone();
+        let observer: Observer = Arc::new(move |_| *seen.lock() += 1);
+        let admission = Admission::new(readiness.clone(), observer, true);
+        let ready = || readiness.subscribe().borrow().is_none();
+        let admitted = admission.admit();
+        assert!(!ready());
+        admission.set_outside(false);
+        let also = admission.admit();
+        assert!(ready());
+        assert_eq!(*notices.lock(), 1);
+
+        admission.set_outside(true);
+        assert!(!ready());
+        admission.set_outside(false);
+        assert_eq!(*notices.lock(), 2);
+        drop(admitted);
+        assert!(ready());
+        drop(also);
+        assert!(!ready());
+        let _again = admission.admit();
+        admission.drain();
+        assert!(!ready());
     }
 }

@@ -9,11 +9,11 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::{sync::broadcast, time::Instant};
 
-use millrace_engine::{engine::Status, pages::CacheChanges};
+use millrace_engine::pages::CacheChanges;
 use millrace_model::blocks::BlockHash;
 
 use super::changes::NetChanges;
-use crate::engine::EngineMonitor;
+use crate::engine::{EngineMonitor, EngineState};
 
 /// Updates come at most this often, however fast the engine steps.
 const PERIOD: Duration = Duration::from_millis(20);
@@ -44,10 +44,15 @@ pub struct Load {
     /// Free or evictable.
     pub free_pages: usize,
     pub leased_pages: usize,
+    /// A rank that is no member of its group's epoch: takes nothing.
+    pub outside: bool,
 }
 
-impl From<Status> for Load {
-    fn from(status: Status) -> Load {
+impl From<EngineState> for Load {
+    fn from(state: EngineState) -> Load {
+        let EngineState {
+            status, outside, ..
+        } = state;
         Load {
             // A sequence that a peer prefills holds a place among the running ones.
             running: status.running + status.remote,
@@ -55,6 +60,7 @@ impl From<Status> for Load {
             waiting_tokens: status.waiting_tokens,
             free_pages: status.free_pages,
             leased_pages: status.leased_pages,
+            outside,
         }
     }
 }
@@ -75,7 +81,7 @@ impl Feed {
     pub fn new(monitor: EngineMonitor) -> Arc<Feed> {
         let shown = Shown {
             blocks: HashSet::new(),
-            load: monitor.state().status.into(),
+            load: monitor.state().into(),
             updates: broadcast::Sender::new(BACKLOG),
         };
         Arc::new(Feed {
@@ -106,7 +112,7 @@ impl Feed {
                 }
                 () = tokio::time::sleep_until(last + HEARTBEAT) => true,
             };
-            let load = self.monitor.state().status.into();
+            let load = self.monitor.state().into();
             let changes = self.monitor.pool().take_changes();
             if self.shown.lock().publish(load, &changes, heartbeat) {
                 last = Instant::now();

@@ -9,6 +9,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use millrace_engine::ExpertCounts;
 use millrace_proto::worker::v1::{
     RouterMessage, WorkerMessage, membership_client::MembershipClient, router_message::Message,
 };
@@ -16,9 +17,11 @@ use millrace_proto::worker::v1::{
 use super::{
     admission::{Admission, Admitted},
     backoff::Backoff,
+    experts::ExpertReports,
     feed::Feed,
     messages::{Identity, Sequencer, draining, hello},
 };
+use crate::group::{Group, GroupLink};
 
 const CONNECT: Duration = Duration::from_secs(2);
 /// A router that answers no ping for this long is gone, whatever TCP thinks.
@@ -27,6 +30,7 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 const QUEUE: usize = 8;
 
 /// The link to one router.
+#[derive(Clone)]
 pub struct Link {
     /// `host:port`.
     pub router: String,
@@ -35,6 +39,10 @@ pub struct Link {
     pub admission: Admission,
     /// Turns true once.
     pub draining: watch::Receiver<bool>,
+    /// Of a rank.
+    pub group: Option<Arc<Group>>,
+    /// Of a model with experts.
+    pub experts: Option<Arc<ExpertCounts>>,
 }
 
 /// Why a stream to a router ended.
@@ -53,8 +61,9 @@ enum Ended {
 }
 
 impl Link {
-    /// Attaches, and again whenever the stream ends.
-    pub async fn keep(mut self) {
+    /// Attaches, and again whenever the stream ends, until the router is not `listed` any more. A
+    /// stream that lives is left alone, listed or not.
+    pub async fn keep(mut self, mut listed: watch::Receiver<bool>) {
         let router = self.router.clone();
         let mut backoff = Backoff::default();
         loop {
@@ -76,7 +85,10 @@ impl Link {
                     backoff.after_failure()
                 }
             };
-            tokio::time::sleep(wait).await;
+            if became(false, &mut listed, wait).await {
+                tracing::info!(router, "the router is gone from where it was listed");
+                return;
+            }
         }
     }
 
@@ -85,8 +97,12 @@ impl Link {
         let channel = self.connect().await?;
         let (mut outbox, stream) = Outbox::new();
         let (snapshot, mut updates) = self.feed.subscribe();
+        let group = self.group.clone();
+        let mut group = group.map(|group| GroupLink::new(group, self.router.clone()));
+        let mut counts = ExpertReports::new(self.experts.clone());
         // Into the queue before the call: the router need not answer before it has read them.
         outbox.send([hello(&self.identity)]).await?;
+        outbox.send(group.as_mut().map(GroupLink::report)).await?;
         let first = outbox.sequencer.snapshot(snapshot);
         let (answer, sent) = tokio::join!(
             async { MembershipClient::new(channel).attach(stream).await },
@@ -106,8 +122,17 @@ impl Link {
                     }
                     Some(Message::Rejected(rejected)) => return Err(Ended::Rejected(rejected.reason)),
                     Some(Message::Resync(_)) => updates = outbox.start_over(&self.feed).await?,
+                    Some(Message::GroupOrder(order)) => match &group {
+                        Some(group) => group.hear(order),
+                        None => tracing::warn!(
+                            router = self.router,
+                            "an order for a group, but this worker is in none"
+                        ),
+                    },
                     None => {}
                 },
+                report = changed(&mut group) => outbox.send([report]).await?,
+                message = counts.next() => outbox.send([message]).await?,
                 update = updates.recv() => match update {
                     Ok(update) => {
                         let deltas = outbox.sequencer.update(&update);
@@ -138,6 +163,14 @@ impl Link {
     }
 }
 
+/// The next report of a rank; never one of a worker in no group.
+async fn changed(group: &mut Option<GroupLink>) -> WorkerMessage {
+    match group {
+        Some(group) => group.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Returns true when the value is; never, if it will not be.
 async fn became_true(flag: &mut watch::Receiver<bool>) -> bool {
     let set = flag.wait_for(|set| *set).await.is_ok();
@@ -145,6 +178,12 @@ async fn became_true(flag: &mut watch::Receiver<bool>) -> bool {
         std::future::pending::<()>().await;
     }
     set
+}
+
+/// Whether the flag is `value` at some time within `wait`.
+async fn became(value: bool, flag: &mut watch::Receiver<bool>, wait: Duration) -> bool {
+    let becomes = flag.wait_for(|flag| *flag == value);
+    matches!(tokio::time::timeout(wait, becomes).await, Ok(Ok(_)))
 }
 
 /// The worker's half of a stream.

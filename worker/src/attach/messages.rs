@@ -1,6 +1,6 @@
 //! Into wire messages, cut to fit.
 
-use millrace_engine::pages::CacheChanges;
+use millrace_engine::{experts::ExpertCounts, pages::CacheChanges};
 use millrace_model::blocks::BlockHash;
 use millrace_proto::worker::v1::{self as wire, worker_message::Message};
 
@@ -23,8 +23,15 @@ pub struct Identity {
     pub max_model_len: usize,
     pub vocab_size: usize,
     pub mtp: bool,
+    /// Of what text depends on; see [`millrace_model::text::revision`].
+    pub text_revision: String,
     pub kv_pages: usize,
     pub max_running: usize,
+    pub group: Option<wire::GroupRank>,
+    /// Of the deployment.
+    pub revision: String,
+    /// No prefill worker of its revision is to come.
+    pub aggregated: bool,
 }
 
 pub fn hello(identity: &Identity) -> wire::WorkerMessage {
@@ -43,14 +50,30 @@ pub fn hello(identity: &Identity) -> wire::WorkerMessage {
             max_model_len: identity.max_model_len as u32,
             vocab_size: identity.vocab_size as u32,
             mtp: identity.mtp,
+            text_revision: identity.text_revision.clone(),
         }),
         kv_pages: identity.kv_pages as u64,
         max_running: identity.max_running as u32,
+        group: identity.group.clone(),
+        revision: identity.revision.clone(),
+        aggregated: identity.aggregated,
     }))
 }
 
 pub fn draining() -> wire::WorkerMessage {
     message(Message::Draining(wire::Draining {}))
+}
+
+/// How often experts were chosen, and which ranks computed them, since the start.
+pub fn expert_counts(counts: &ExpertCounts) -> wire::ExpertCounts {
+    wire::ExpertCounts {
+        chosen: counts.chosen().counts,
+        computed: counts.sent(),
+    }
+}
+
+pub fn counts_message(counts: wire::ExpertCounts) -> wire::WorkerMessage {
+    message(Message::ExpertCounts(counts))
 }
 
 /// Counts the deltas after a snapshot.
@@ -122,6 +145,7 @@ fn load(load: Load) -> wire::Load {
         waiting_tokens: load.waiting_tokens as u64,
         free_pages: load.free_pages as u64,
         leased_pages: load.leased_pages as u64,
+        outside: load.outside,
     }
 }
 

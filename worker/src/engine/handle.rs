@@ -12,6 +12,8 @@ use millrace_engine::{
     Kind, PageRef, Reject, Request, RequestId, SamplingParams, TokenOutput, request::Output,
 };
 
+use super::wakeup::Wakeup;
+
 /// What the engine says of one request. `R` is what the worker makes of reserved pages.
 #[derive(Debug)]
 pub enum RequestEvent<R> {
@@ -29,13 +31,17 @@ pub enum RequestEvent<R> {
     Output(Output),
     /// The last event: there is no result.
     Failed { message: String },
+    /// The last event: the group goes on without this rank. The request can go on at another.
+    Evicted,
 }
 
 impl<R> RequestEvent<R> {
     fn is_last(&self) -> bool {
         match self {
             RequestEvent::Reserved(_) | RequestEvent::PageFinished { .. } => false,
-            RequestEvent::Prefilled { .. } | RequestEvent::Failed { .. } => true,
+            RequestEvent::Prefilled { .. }
+            | RequestEvent::Failed { .. }
+            | RequestEvent::Evicted => true,
             RequestEvent::Output(output) => output.finish.is_some(),
         }
     }
@@ -47,13 +53,15 @@ pub enum SubmitError {
     Rejected(#[from] Reject),
     #[error("this worker is shutting down")]
     Stopped,
+    #[error("this rank is no member of its group's epoch now; send the request to one that is")]
+    Outside,
 }
 
 pub(super) enum Command<R> {
     Submit {
         request: Request,
         events: mpsc::UnboundedSender<RequestEvent<R>>,
-        answer: oneshot::Sender<Result<(), Reject>>,
+        answer: oneshot::Sender<Result<(), SubmitError>>,
     },
     Abort(RequestId),
     Prefilled {
@@ -62,12 +70,30 @@ pub(super) enum Command<R> {
         first: TokenOutput,
         draft: Option<u32>,
     },
+    /// What is new is found elsewhere; see [`super::Waker`].
+    Wake(Wakeup),
     Stop,
+}
+
+/// The way to the thread of all that may have something for it to do. With the last of them it ends,
+/// whoever else could still wake it.
+struct Line<R>(Sender<Command<R>>);
+
+impl<R> Line<R> {
+    fn send(&self, command: Command<R>) -> Result<(), SubmitError> {
+        self.0.send(command).map_err(|_| SubmitError::Stopped)
+    }
+}
+
+impl<R> Drop for Line<R> {
+    fn drop(&mut self) {
+        let _ = self.send(Command::Stop);
+    }
 }
 
 /// Submits requests to the engine's thread. Cheap to clone.
 pub struct EngineHandle<R> {
-    commands: Sender<Command<R>>,
+    commands: Arc<Line<R>>,
     next_id: Arc<AtomicU64>,
 }
 
@@ -83,7 +109,7 @@ impl<R> Clone for EngineHandle<R> {
 impl<R: Send + 'static> EngineHandle<R> {
     pub(super) fn new(commands: Sender<Command<R>>) -> EngineHandle<R> {
         EngineHandle {
-            commands,
+            commands: Arc::new(Line(commands)),
             next_id: Arc::default(),
         }
     }
@@ -115,9 +141,7 @@ impl<R: Send + 'static> EngineHandle<R> {
             events: sender,
             answer,
         };
-        self.commands
-            .send(submit)
-            .map_err(|_| SubmitError::Stopped)?;
+        self.commands.send(submit)?;
         // From here on the request exists; should this future be dropped, so is the request.
         let active = ActiveRequest {
             id,
@@ -140,7 +164,7 @@ impl<R: Send + 'static> EngineHandle<R> {
 pub struct ActiveRequest<R> {
     id: RequestId,
     events: mpsc::UnboundedReceiver<RequestEvent<R>>,
-    commands: Sender<Command<R>>,
+    commands: Arc<Line<R>>,
     /// The engine has said its last word and forgotten the request.
     ended: bool,
 }

@@ -12,6 +12,8 @@ use millrace_engine::{
 pub struct EngineState {
     pub status: Status,
     pub counters: Counters,
+    /// It is a rank and no member of its group's epoch: it takes no requests.
+    pub outside: bool,
 }
 
 /// A window on the engine. Cheap to clone.

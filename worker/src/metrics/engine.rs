@@ -1,24 +1,19 @@
 //! What the engine counts, read when somebody scrapes.
 
-use parking_lot::Mutex;
 use prometheus::{
-    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    core::{Collector, Desc},
-    proto::MetricFamily,
+    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, core::Collector,
 };
 
 use millrace_engine::LocalPrefillReason;
 
 use super::{
     Metrics,
-    mirror::{descs, families, mirror},
+    mirror::{Mirror, mirror},
 };
 use crate::engine::{EngineMonitor, EngineState};
 
 pub struct EngineCollector {
     monitor: EngineMonitor,
-    /// Locked while values are brought up to date, so that two scrapes do not count twice.
-    series: Mutex<()>,
     running: IntGauge,
     waiting: IntGauge,
     remote: IntGauge,
@@ -56,7 +51,6 @@ impl EngineCollector {
             .set(1.0);
         Ok(EngineCollector {
             monitor,
-            series: Mutex::new(()),
             running: gauge("num_requests_running", "Sequences that take part in steps")?,
             waiting: gauge(
                 "num_requests_waiting",
@@ -116,9 +110,13 @@ impl EngineCollector {
             )?,
         })
     }
+}
 
+impl Mirror for EngineCollector {
     fn update(&self) {
-        let EngineState { status, counters } = self.monitor.state();
+        let EngineState {
+            status, counters, ..
+        } = self.monitor.state();
         self.running.set(status.running as i64);
         self.waiting.set(status.waiting as i64);
         self.remote.set(status.remote as i64);
@@ -154,8 +152,8 @@ impl EngineCollector {
         }
     }
 
-    fn metrics(&self) -> [&dyn Collector; 15] {
-        [
+    fn metrics(&self) -> Vec<&dyn Collector> {
+        vec![
             &self.running,
             &self.waiting,
             &self.remote,
@@ -172,17 +170,5 @@ impl EngineCollector {
             &self.local_prefills,
             &self.remote_prefills,
         ]
-    }
-}
-
-impl Collector for EngineCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        descs(self.metrics())
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let _one_at_a_time = self.series.lock();
-        self.update();
-        families(self.metrics())
     }
 }

@@ -1,18 +1,21 @@
 //! Prometheus metrics of a worker, under vLLM's names with the prefix `millrace_`.
 //!
 //! Most are read off the engine and the transfer layer when somebody scrapes ([`engine`],
-//! [`transfer`]); only durations are observed where they pass.
+//! [`experts`], [`transfer`], [`crate::group`]); only durations are observed where they pass.
 
 mod engine;
-mod mirror;
+mod experts;
+pub(crate) mod mirror;
 mod transfer;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry, core::Collector};
 
+use millrace_engine::ExpertCounts;
 use millrace_telemetry::buckets;
 
+use self::mirror::{Mirror, Mirrored};
 use crate::{
     config::Role,
     engine::{EngineMonitor, StepMetrics},
@@ -51,8 +54,7 @@ impl Metrics {
             buckets: buckets.to_vec(),
         };
         let histogram = Histogram::with_opts(opts)?;
-        self.registry.register(Box::new(histogram.clone()))?;
-        Ok(histogram)
+        self.register(histogram)
     }
 
     /// `millrace_<name>`, one series a value of `label`.
@@ -63,8 +65,7 @@ impl Metrics {
         label: &str,
     ) -> Result<IntCounterVec, prometheus::Error> {
         let counters = IntCounterVec::new(self.opts(name, help), &[label])?;
-        self.registry.register(Box::new(counters.clone()))?;
-        Ok(counters)
+        self.register(counters)
     }
 
     /// What the engine's thread observes itself.
@@ -89,17 +90,32 @@ impl Metrics {
         monitor: EngineMonitor,
         page_tokens: usize,
     ) -> Result<(), prometheus::Error> {
-        let collector = engine::EngineCollector::new(self, monitor, page_tokens)?;
-        self.registry.register(Box::new(collector))
+        self.watch(engine::EngineCollector::new(self, monitor, page_tokens)?)
+    }
+
+    /// How often experts were chosen.
+    pub fn watch_experts(&self, counts: Arc<ExpertCounts>) -> Result<(), prometheus::Error> {
+        self.watch(experts::ExpertCollector::new(self, counts)?)
     }
 
     /// Everything that the transfer layer counts.
     pub fn watch_transfer(&self, stats: TransferStats) -> Result<(), prometheus::Error> {
-        let collector = transfer::TransferCollector::new(self, stats)?;
-        self.registry.register(Box::new(collector))
+        self.watch(transfer::TransferCollector::new(self, stats)?)
     }
 
-    fn opts(&self, name: &str, help: &str) -> Opts {
+    pub(crate) fn register<C: Collector + Clone + 'static>(
+        &self,
+        metric: C,
+    ) -> Result<C, prometheus::Error> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    pub(crate) fn watch(&self, mirror: impl Mirror + 'static) -> Result<(), prometheus::Error> {
+        self.registry.register(Box::new(Mirrored::new(mirror)))
+    }
+
+    pub(crate) fn opts(&self, name: &str, help: &str) -> Opts {
         Opts::new(format!("millrace_{name}"), help).const_labels(self.labels.clone())
     }
 }

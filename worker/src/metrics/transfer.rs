@@ -1,17 +1,12 @@
 //! What the transfer layer counts, read when somebody scrapes.
 
-use parking_lot::Mutex;
-use prometheus::{
-    CounterVec, IntCounterVec, IntGauge, IntGaugeVec,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
+use prometheus::{CounterVec, IntCounterVec, IntGauge, IntGaugeVec, core::Collector};
 
 use millrace_transfer::{Stats, Wire};
 
 use super::{
     Metrics,
-    mirror::{descs, families, mirror, mirror_seconds},
+    mirror::{Mirror, mirror, mirror_seconds},
 };
 
 /// Reads the counters of a target or an initiator.
@@ -19,8 +14,6 @@ pub type TransferStats = Box<dyn Fn() -> Stats + Send + Sync>;
 
 pub struct TransferCollector {
     stats: TransferStats,
-    /// Locked while values are brought up to date, so that two scrapes do not count twice.
-    series: Mutex<()>,
     bytes: IntCounterVec,
     pages: IntCounterVec,
     seconds: CounterVec,
@@ -40,7 +33,6 @@ impl TransferCollector {
         let gauge = |name, help, label| IntGaugeVec::new(metrics.opts(name, help), &[label]);
         Ok(TransferCollector {
             stats,
-            series: Mutex::new(()),
             bytes: counter(
                 "transfer_bytes_total",
                 "Bytes of KV pages delivered",
@@ -80,7 +72,9 @@ impl TransferCollector {
             ))?,
         })
     }
+}
 
+impl Mirror for TransferCollector {
     fn update(&self) {
         let stats = (self.stats)();
         for wire in Wire::ALL {
@@ -119,8 +113,8 @@ impl TransferCollector {
         self.active_leases.set(leases.active as i64);
     }
 
-    fn metrics(&self) -> [&dyn Collector; 8] {
-        [
+    fn metrics(&self) -> Vec<&dyn Collector> {
+        vec![
             &self.bytes,
             &self.pages,
             &self.seconds,
@@ -130,17 +124,5 @@ impl TransferCollector {
             &self.leases,
             &self.active_leases,
         ]
-    }
-}
-
-impl Collector for TransferCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        descs(self.metrics())
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let _one_at_a_time = self.series.lock();
-        self.update();
-        families(self.metrics())
     }
 }

@@ -5,6 +5,7 @@
 //! few masks and shifts widen. Values keep the precision of the checkpoint. Missing columns of the
 //! last panel, and inputs missing of a block's last four, are zero.
 
+mod parts;
 mod view;
 
 use std::ops::Range;
@@ -18,10 +19,11 @@ use super::simd::LANES;
 use super::threads::Threads;
 use crate::KernelError;
 
+pub use parts::Layout;
 pub use view::{View, element};
 
 /// Inputs summed before the sum is scaled and added to the output, where no scale says otherwise.
-const K_BLOCK: usize = 128;
+pub const K_BLOCK: usize = 128;
 
 /// What activations are multiplied with before they meet fp8 weights, and scales after.
 pub const FP8_INPUT: f32 = exp2(64);
@@ -102,7 +104,12 @@ fn place(k_block: usize, input: usize, inputs: usize) -> usize {
     }
 }
 
-/// Packs weights into an arena, on all threads.
+/// Outputs of interleaved gate and up projections of `inter` each, padded panels among them.
+pub fn interleaved_outputs(inter: usize) -> usize {
+    inter.div_ceil(LANES) * 2 * LANES
+}
+
+/// Packs weights into an arena, on `threads`.
 pub struct Packer<'a> {
     pub arena: &'a Arena,
     pub threads: &'a Threads,
@@ -138,12 +145,12 @@ impl Packer<'_> {
     }
 
     /// Packs a gate and an up projection of equal shape: panels take turns, so that one tile of the
-    /// product holds both factors of `silu(gate) * up`. `outputs` counts padded panels of both.
+    /// product holds both factors of `silu(gate) * up`.
     pub fn interleaved(&self, gate_up: &[View<'_>; 2]) -> Result<Packed, KernelError> {
         let [gate, up] = gate_up;
         assert_eq!((gate.outputs(), gate.inputs()), (up.outputs(), up.inputs()));
         let inter = gate.outputs();
-        self.pack(gate_up, inter.div_ceil(LANES) * 2 * LANES, &|output| {
+        self.pack(gate_up, interleaved_outputs(inter), &|output| {
             let (panel, lane) = (output / LANES, output % LANES);
             let n = panel / 2 * LANES + lane;
             (n < inter).then_some((panel % 2, n))

@@ -2,10 +2,13 @@
 
 use millrace_model::config::{GateConfig, Scoring, TopkMethod};
 use proptest::prelude::*;
+use rand::Rng as _;
+
+use std::sync::Arc;
 
 use super::*;
-use crate::GateParams;
-use crate::cpu::Routing;
+use crate::cpu::{Expert, Routing};
+use crate::{GateParams, KernelError, Pace, Work};
 
 /// The three gates of DeepSeek-V2-Lite, V2 and V3, and V3's over softmax.
 fn gates() -> [GateConfig; 4] {
@@ -205,14 +208,15 @@ impl Layer {
         }
     }
 
+    fn expert(&self, backend: &CpuBackend, expert: usize) -> Arc<Expert> {
+        let [gate, up] = self.gate_up[expert].each_ref().map(Stored::matrix);
+        let down = self.down[expert].matrix();
+        Arc::new(backend.expert(gate, up, down, Pace::Full).unwrap())
+    }
+
     fn pack(&self, backend: &CpuBackend) -> crate::cpu::Experts {
-        let gate_up: Vec<_> = self
-            .gate_up
-            .iter()
-            .map(|pair| [pair[0].matrix(), pair[1].matrix()])
-            .collect();
-        let down: Vec<_> = self.down.iter().map(Stored::matrix).collect();
-        backend.experts(&gate_up, &down).unwrap()
+        let experts = (0..self.down.len()).map(|expert| self.expert(backend, expert));
+        backend.experts(experts.collect())
     }
 
     /// `weight * expert(x)` summed over `choices`, and the sum of absolute terms.
@@ -307,6 +311,13 @@ fn no_rows_are_no_work() {
         let mut out = tensor(&backend, &[1.0; 40], hidden);
         backend.moe(&x, &routing, &packed, &mut out);
         assert_eq!(out.rows(), 0);
+        let mut products = tensor(&backend, &[1.0; 40], hidden);
+        backend.expert_rows(&x, &[], &packed, &mut products);
+        assert_eq!(products.rows(), 0);
+        backend.combine(&products, &[], &routing, &mut out);
+        assert_eq!(out.rows(), 0);
+        backend.write(&[], &mut out);
+        assert_eq!(out.rows(), 0);
         let mut wide = tensor(&backend, &[1.0; 24], 24);
         let linear = backend
             .linear(&[layer.gate_up[0][0].matrix()], None)
@@ -346,4 +357,180 @@ proptest! {
             }
         }
     }
+}
+
+/// What a group does with a layer: rows go to slots of several ranks, two replicas of some experts
+/// among them, in an order that is nobody's, and come back to be summed.
+fn in_a_group(
+    backend: &CpuBackend,
+    layer: &Layer,
+    x: &Tensor,
+    routing: &Routing,
+    ranks: usize,
+    rng: &mut SmallRng,
+) -> Vec<f32> {
+    let experts = layer.down.len();
+    let per_token = routing.choices().len() / x.rows().max(1);
+    // Every rank holds every expert here, each in slots of an order of its own.
+    let slots: Vec<Vec<u32>> = (0..ranks)
+        .map(|rank| {
+            (0..experts as u32)
+                .map(|slot| (slot + rank as u32) % experts as u32)
+                .collect()
+        })
+        .collect();
+    let mut work = vec![Vec::new(); ranks];
+    let mut taken = Vec::new();
+    let mut order: Vec<(usize, u32)> = routing
+        .choices()
+        .map(|choice| choice.0)
+        .enumerate()
+        .collect();
+    for i in (1..order.len()).rev() {
+        order.swap(i, rng.random_range(0..=i));
+    }
+    for (i, expert) in order {
+        let rank = rng.random_range(0..ranks);
+        let slot = slots[rank].iter().position(|e| *e == expert).unwrap() as u32;
+        taken.push((i, rank, work[rank].len()));
+        work[rank].push(Work {
+            row: (i / per_token) as u32,
+            slot,
+        });
+    }
+    let mut returned = Vec::new();
+    let mut firsts = Vec::new();
+    for (slots, work) in slots.iter().zip(&work) {
+        let held = slots.iter().map(|e| layer.expert(backend, *e as usize));
+        let held = backend.experts(held.collect());
+        let mut out = backend.tensor(work.len().max(1), x.cols());
+        backend.expert_rows(x, work, &held, &mut out);
+        firsts.push(returned.len() / x.cols());
+        returned.extend_from_slice(out.values());
+    }
+    let mut places = vec![0; taken.len()];
+    for (i, rank, index) in taken {
+        places[i] = (firsts[rank] + index) as u32;
+    }
+    let returned = tensor(backend, &returned, x.cols());
+    let mut out = backend.tensor(x.rows().max(1), x.cols());
+    backend.combine(&returned, &places, routing, &mut out);
+    out.values().to_vec()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    #[test]
+    fn a_row_does_not_know_where_its_experts_are(
+        rows in 1..40usize, experts in 1..8usize, k in 1..5usize, hidden in 1..150usize, inter in 1..80usize,
+        fp8: bool, threads in 1..3usize, ranks in 1..4usize, seed: u64,
+    ) {
+        let mut rng = rng(seed);
+        let kind = if fp8 { FP8 } else { Kind::Bf16 };
+        let layer = Layer::random(&mut rng, kind, experts, hidden, inter);
+        let x = values(&mut rng, rows * hidden);
+        for isa in isas() {
+            let backend = CpuBackend::with_isa(threads, isa);
+            let routing = choose(&backend, seed, rows, experts, experts, k.min(experts));
+            let x = tensor(&backend, &x, hidden);
+            let mut alone = backend.tensor(rows, hidden);
+            backend.moe(&x, &routing, &layer.pack(&backend), &mut alone);
+            let found = in_a_group(&backend, &layer, &x, &routing, ranks, &mut rng);
+            assert_same_bits("a row", &found, alone.values());
+        }
+    }
+
+    /// Other lengths, sizes, formats and packings are refused; other weights are weights.
+    #[test]
+    fn damaged_bytes_of_an_expert_do_no_harm(
+        kind in prop::sample::select(vec![Kind::F32, Kind::F16, Kind::Bf16, FP8]),
+        hidden in 1..80usize, inter in 1..40usize, seed: u64,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        header: bool, cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let backend = CpuBackend::new(1);
+        let layer = Layer::random(&mut rng(seed), kind, 1, hidden, inter);
+        let mut bytes = backend.expert_bytes(&layer.expert(&backend, 0));
+        for (at, value) in flips {
+            let len = if header { 32 } else { bytes.len() };
+            bytes[at.index(len)] ^= value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len() + 1));
+        }
+        if let Ok(expert) = backend.expert_from_bytes(&bytes, hidden, inter) {
+            let experts = backend.experts(vec![Arc::new(expert)]);
+            let x = tensor(&backend, &vec![0.5; hidden], hidden);
+            let mut out = backend.tensor(1, hidden);
+            backend.expert_rows(&x, &[Work { row: 0, slot: 0 }], &experts, &mut out);
+        }
+    }
+}
+
+#[test]
+fn an_expert_that_travelled_is_the_same() {
+    let mut rng = rng(33);
+    let odd_blocks = Kind::Fp8 {
+        rows: 16,
+        cols: 24,
+        ue8m0: true,
+    };
+    for kind in [Kind::F32, Kind::F16, Kind::Bf16, FP8, odd_blocks] {
+        let (hidden, inter) = (130, 37);
+        let layer = Layer::random(&mut rng, kind, 1, hidden, inter);
+        let x = values(&mut rng, 3 * hidden);
+        let work = [0, 2, 1].map(|row| Work { row, slot: 0 });
+        for backend in backends(2) {
+            let sent = layer.expert(&backend, 0);
+            let bytes = backend.expert_bytes(&sent);
+            let come = backend.expert_from_bytes(&bytes, hidden, inter).unwrap();
+            assert_eq!(backend.expert_bytes(&come), bytes);
+            let x = tensor(&backend, &x, hidden);
+            let [sent, come] = [sent, Arc::new(come)].map(|expert| {
+                let mut out = backend.tensor(3, hidden);
+                backend.expert_rows(&x, &work, &backend.experts(vec![expert]), &mut out);
+                out.values().to_vec()
+            });
+            assert_same_bits("a travelled expert", &come, &sent);
+        }
+    }
+}
+
+#[test]
+fn an_expert_of_another_kind_is_refused_by_name() {
+    let backend = CpuBackend::new(1);
+    let layer = Layer::random(&mut rng(34), Kind::Bf16, 1, 48, 20);
+    let bytes = backend.expert_bytes(&layer.expert(&backend, 0));
+    let refusal = |bytes: &[u8], hidden, inter| {
+        let refused = backend.expert_from_bytes(bytes, hidden, inter);
+        refused.err().expect("it is refused")
+    };
+    assert!(matches!(
+        refusal(&bytes, 48, 24),
+        KernelError::ExpertSizes {
+            found: [48, 20],
+            expected: [48, 24]
+        }
+    ));
+    assert!(matches!(
+        refusal(&bytes[..bytes.len() - 1], 48, 20),
+        KernelError::ExpertLength { .. }
+    ));
+    assert!(matches!(
+        refusal(&[], 48, 20),
+        KernelError::ExpertLength { .. }
+    ));
+    let mut other = bytes.clone();
+    other[..3].copy_from_slice(b"gpu");
+    assert!(matches!(
+        refusal(&other, 48, 20),
+        KernelError::ExpertPacking { .. }
+    ));
+    let mut other = bytes;
+    other[16] = 9;
+    assert!(matches!(
+        refusal(&other, 48, 20),
+        KernelError::ExpertFormat { code: 9, .. }
+    ));
 }

@@ -1,13 +1,16 @@
 use std::time::Instant;
 
+use millrace_model::blocks::BlockHash;
 use proptest::prelude::*;
 
+use super::blocks::NONE;
 use super::*;
 use crate::fleet::{Compatibility, Description, Load, Served};
 
 fn fleet() -> Fleet {
     let served = Served {
         model_revision: "r1".into(),
+        text_revision: "t1".into(),
         vocab_size: 100,
         max_model_len: 4096,
     };
@@ -21,32 +24,41 @@ fn idle() -> Load {
     }
 }
 
-fn add(fleet: &mut Fleet, role: Role, load: Load, blocks: &[u128]) -> WorkerKey {
-    let description = Description {
+fn describe(fleet: &Fleet, role: Role) -> Description {
+    Description {
         worker_id: format!("{role}-{}", fleet.workers(role).count()),
         role,
         address: "127.0.0.1:1".into(),
+        revision: String::new(),
+        aggregated: false,
         compatibility: Compatibility {
             model_revision: "r1".into(),
             page_tokens: BLOCK_TOKENS as u32,
             ..Compatibility::default()
         },
+        text_revision: "t1".into(),
         max_model_len: 4096,
         vocab_size: 100,
         kv_pages: 1000,
         max_running: 32,
-    };
+        group: None,
+    }
+}
+
+fn add(fleet: &mut Fleet, role: Role, load: Load, blocks: &[u128]) -> WorkerKey {
+    let description = describe(fleet, role);
     let key = fleet.attach(description).unwrap();
     let blocks = blocks.iter().map(|&b| BlockHash(b)).collect();
     fleet.snapshot(key, load, blocks, Instant::now());
     key
 }
 
-fn ask<'a>(tokens: u32, blocks: &'a [BlockHash]) -> Ask<'a> {
+fn ask(tokens: u32, blocks: &Blocks) -> Ask<'_> {
     Ask {
         tokens,
         blocks,
         max_output: 64,
+        model: None,
         not_decode: &[],
         not_prefill: &[],
     }
@@ -54,7 +66,8 @@ fn ask<'a>(tokens: u32, blocks: &'a [BlockHash]) -> Ask<'a> {
 
 #[test]
 fn a_cached_prefix_outweighs_a_shorter_queue_until_the_queue_is_longer() {
-    let blocks: Vec<BlockHash> = (1..=10).map(BlockHash).collect();
+    let hashes: Vec<BlockHash> = (1..=10).map(BlockHash).collect();
+    let blocks = Blocks::named("r1", &hashes);
     let held: Vec<u128> = (1..=8).collect();
     for (queue, expect_cached) in [(400, true), (600, false)] {
         let mut fleet = fleet();
@@ -76,7 +89,7 @@ fn a_cached_prefix_outweighs_a_shorter_queue_until_the_queue_is_longer() {
 fn a_fully_cached_prompt_still_computes_its_last_token() {
     let mut fleet = fleet();
     add(&mut fleet, Role::Decode, idle(), &[1, 2]);
-    let blocks = [BlockHash(1), BlockHash(2)];
+    let blocks = Blocks::named("r1", &[BlockHash(1), BlockHash(2)]);
     let pair = choose(&fleet, &ask(128, &blocks)).unwrap();
     assert_eq!((pair.decode.overlap, pair.decode.demand.tokens), (127, 1));
     assert_eq!(pair.prefill, None, "nobody else is there to prefill");
@@ -95,7 +108,8 @@ fn decode_balances_sequences_pages_and_cache() {
         let other = add(&mut fleet, Role::Decode, other, &[]);
         let subject = add(&mut fleet, Role::Decode, load, blocks);
         let hashes: Vec<BlockHash> = (1..=16).map(BlockHash).collect();
-        let chosen = choose(&fleet, &ask(1030, &hashes)).unwrap().decode.worker;
+        let blocks = Blocks::named("r1", &hashes);
+        let chosen = choose(&fleet, &ask(1030, &blocks)).unwrap().decode.worker;
         assert!(chosen == subject || chosen == other);
         chosen == subject
     };
@@ -144,7 +158,7 @@ fn workers_that_failed_are_left_out() {
         &fleet,
         &Ask {
             not_prefill: &not_prefill,
-            ..ask(10, &[])
+            ..ask(10, &NONE)
         },
     )
     .unwrap();
@@ -155,21 +169,23 @@ fn workers_that_failed_are_left_out() {
             &fleet,
             &Ask {
                 not_decode: &not_decode,
-                ..ask(10, &[])
+                ..ask(10, &NONE)
             }
         ),
         None
     );
     fleet.drain(decode);
-    assert_eq!(choose(&fleet, &ask(10, &[])), None);
+    assert_eq!(choose(&fleet, &ask(10, &NONE)), None);
 }
+
+mod revisions;
 
 /// Sends `count` equal requests without any report in between.
 fn burst(fleet: &mut Fleet, count: usize, tokens: u32) -> Vec<Pair> {
     let now = Instant::now();
     let mut pairs = Vec::new();
     for _ in 0..count {
-        let pair = choose(fleet, &ask(tokens, &[])).unwrap();
+        let pair = choose(fleet, &ask(tokens, &NONE)).unwrap();
         fleet.assign(pair.decode.worker, pair.decode.demand, now);
         if let Some(prefill) = pair.prefill {
             fleet.assign(prefill.worker, prefill.demand, now);
@@ -219,11 +235,11 @@ proptest! {
     ) {
         let mut fleet = fleet();
         for &(running, waiting, waiting_tokens, free_pages) in &loads {
-            let load = Load { running, waiting, waiting_tokens, free_pages, leased_pages: 0 };
+            let load = Load { running, waiting, waiting_tokens, free_pages, leased_pages: 0, outside: false };
             add(&mut fleet, Role::Decode, load, &[]);
         }
-        let chosen = choose(&fleet, &ask(tokens, &[])).unwrap();
-        prop_assert_eq!(Some(chosen), choose(&fleet, &ask(tokens, &[])));
+        let chosen = choose(&fleet, &ask(tokens, &NONE)).unwrap();
+        prop_assert_eq!(Some(chosen), choose(&fleet, &ask(tokens, &NONE)));
         let best = fleet.get(chosen.decode.worker).unwrap().load();
         for (key, worker) in fleet.workers(Role::Decode) {
             let load = worker.load();

@@ -16,8 +16,10 @@ use tonic_reflection::server::Error as ReflectionError;
 
 pub(super) use call::Caller;
 
+use super::auth::{Guard, Policy};
 use super::kserve::KserveEdge;
 use crate::Frontend;
+use crate::metrics::Edge;
 use health::HealthEdge;
 use service::InferenceEdge;
 
@@ -28,6 +30,8 @@ pub struct GrpcOptions {
     pub message_limit: usize,
     /// Most requests under way on one `ModelStreamInfer` stream; more wait unread.
     pub requests_per_stream: usize,
+    /// Asks for an API key before anything but health and reflection. `None`: everybody is served.
+    pub guard: Option<Guard>,
 }
 
 impl Default for GrpcOptions {
@@ -35,6 +39,7 @@ impl Default for GrpcOptions {
         GrpcOptions {
             message_limit: 8 << 20,
             requests_per_stream: 256,
+            guard: None,
         }
     }
 }
@@ -70,12 +75,30 @@ pub fn routes(frontend: Frontend, options: GrpcOptions) -> Result<Routes, Reflec
     .max_encoding_message_size(limit)
     .accept_compressed(Gzip)
     .accept_compressed(Zstd);
-    Ok(Routes::new(inference)
+    let routes = Routes::new(inference)
         .add_service(kserve)
         .add_service(HealthServer::new(HealthEdge::new(frontend)))
         // grpcurl and older clients ask for v1alpha, newer ones for v1.
         .add_service(reflection("grpc.reflection.v1.ServerReflection").build_v1()?)
-        .add_service(reflection("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()?))
+        .add_service(reflection("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()?);
+    Ok(match options.guard {
+        None => routes,
+        Some(guard) => {
+            let policy = Policy {
+                edge: Edge::Grpc,
+                is_open,
+                refuse: |refused| status::unauthenticated(refused).into_http(),
+            };
+            guard.protect(routes.into_axum_router(), policy).into()
+        }
+    })
+}
+
+/// What tells of this server and of no request.
+fn is_open(path: &str) -> bool {
+    ["/grpc.health.v1.Health/", "/grpc.reflection."]
+        .iter()
+        .any(|open| path.starts_with(open))
 }
 
 /// Names what this port serves, and not the workers' services that the same descriptors hold.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::super::auth::Refused;
 use crate::api::RequestError;
 
 /// The `domain` of every ErrorInfo.
@@ -48,6 +49,16 @@ pub(in super::super) fn invalid(field: &str, message: impl Into<String>) -> Stat
     let mut details = ErrorDetails::with_bad_request_violation(field, message.as_str());
     details.set_error_info("INVALID_REQUEST", DOMAIN, HashMap::new());
     Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// UNAUTHENTICATED: no API key, or a wrong one.
+pub(super) fn unauthenticated(refused: Refused) -> Status {
+    let reason = match refused {
+        Refused::Missing => "API_KEY_MISSING",
+        Refused::Malformed | Refused::Unknown => "API_KEY_INVALID",
+    };
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(Code::Unauthenticated, refused.to_string(), details)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::super::auth::Refused;
 use crate::api::RequestError;
 
 const INVALID: &str = "invalid_request_error";
@@ -79,6 +80,16 @@ impl ApiError {
             code: Some("unsupported_parameter"),
             ..ApiError::invalid(param, message)
         }
+    }
+
+    /// 401, with the codes that OpenAI's server has.
+    pub(super) fn unauthorized(refused: Refused) -> ApiError {
+        let code = match refused {
+            Refused::Missing => None,
+            Refused::Malformed | Refused::Unknown => Some("invalid_api_key"),
+        };
+        let message = refused.to_string();
+        ApiError::new(StatusCode::UNAUTHORIZED, INVALID, code, message)
     }
 
     pub(super) fn not_found(message: impl Into<String>) -> ApiError {

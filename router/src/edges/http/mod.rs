@@ -18,6 +18,7 @@ mod json_values;
 mod logprobs;
 mod probes;
 mod sampling;
+mod serve;
 mod sse;
 mod tokens;
 mod unsupported;
@@ -27,15 +28,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, Uri};
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
+pub use serve::serve;
+
+use super::auth::{Guard, Policy, Refused};
 use super::request_id;
 use crate::Frontend;
+use crate::experts::Groups;
+use crate::metrics;
 use error::ApiError;
 
 /// Limits of the HTTP edge.
@@ -47,7 +53,12 @@ pub struct HttpOptions {
     pub body_timeout: Duration,
     /// Most prompts in one `/v1/completions` request.
     pub max_prompts: usize,
+    /// Asks for an API key before anything but [`OPEN`]. `None`: everybody is served.
+    pub guard: Option<Guard>,
 }
+
+/// Kubelets and scrapers have no keys.
+const OPEN: [&str; 3] = ["/health", "/ready", "/metrics"];
 
 impl Default for HttpOptions {
     fn default() -> HttpOptions {
@@ -55,6 +66,7 @@ impl Default for HttpOptions {
             body_limit: 8 << 20,
             body_timeout: Duration::from_secs(30),
             max_prompts: 256,
+            guard: None,
         }
     }
 }
@@ -62,6 +74,7 @@ impl Default for HttpOptions {
 /// What the handlers share.
 struct Edge {
     frontend: Frontend,
+    groups: Arc<Groups>,
     metrics: prometheus::Registry,
     options: HttpOptions,
 }
@@ -75,11 +88,19 @@ struct RequestId(String);
 /// All HTTP endpoints. `/metrics` shows `metrics`.
 pub fn router(
     frontend: Frontend,
+    groups: Arc<Groups>,
     metrics: prometheus::Registry,
     options: HttpOptions,
 ) -> axum::Router {
     let body_limit = options.body_limit;
-    axum::Router::new()
+    let guard = options.guard.clone();
+    let edge = Arc::new(Edge {
+        frontend,
+        groups,
+        metrics,
+        options,
+    });
+    let routes = probe_routes()
         .route("/v1/chat/completions", post(chat::handle))
         .route("/v1/completions", post(completions::handle))
         .route("/v1/models", get(probes::models))
@@ -87,21 +108,60 @@ pub fn router(
         .route("/v1/models/{*id}", get(probes::model))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
-        .route("/health", get(probes::health))
-        .route("/ready", get(probes::ready))
-        .route("/metrics", get(probes::metrics))
+        .route("/experts", get(probes::experts))
         .route("/version", get(probes::version))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .with_state(Arc::new(Edge {
-            frontend,
-            metrics,
-            options,
-        }))
+        .with_state(edge);
+    let routes = match guard {
+        None => routes,
+        Some(guard) => guard.protect(
+            routes,
+            Policy {
+                edge: metrics::Edge::Http,
+                is_open: |path| OPEN.contains(&path),
+                refuse,
+            },
+        ),
+    };
+    routes
         .layer(DefaultBodyLimit::max(body_limit))
         // A bug in one request costs that request its answer, and the process nothing.
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(identify))
+}
+
+/// Only what kubelets and scrapers ask for, answered as [`router`] answers it, for a port of their own.
+pub fn probes(
+    frontend: Frontend,
+    groups: Arc<Groups>,
+    metrics: prometheus::Registry,
+) -> axum::Router {
+    probe_routes().with_state(Arc::new(Edge {
+        frontend,
+        groups,
+        metrics,
+        options: HttpOptions::default(),
+    }))
+}
+
+/// [`OPEN`].
+fn probe_routes() -> axum::Router<Arc<Edge>> {
+    axum::Router::new()
+        .route("/health", get(probes::health))
+        .route("/ready", get(probes::ready))
+        .route("/metrics", get(probes::metrics))
+}
+
+fn refuse(refused: Refused) -> Response {
+    // RFC 6750: a request without a key is told of no error.
+    let challenge = match refused {
+        Refused::Missing => r#"Bearer realm="millrace""#,
+        Refused::Malformed => r#"Bearer realm="millrace", error="invalid_request""#,
+        Refused::Unknown => r#"Bearer realm="millrace", error="invalid_token""#,
+    };
+    let challenge = [(header::WWW_AUTHENTICATE, challenge)];
+    (challenge, ApiError::unauthorized(refused)).into_response()
 }
 
 /// Gives each request its id, and its answer the same.

@@ -64,7 +64,9 @@ pub(super) async fn model(
     State(edge): Shared,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    Ok(json(&ModelObject::from(edge.frontend.model(&id)?)))
+    let card = edge.frontend.model(&id)?;
+    // Clients compare it with what they asked for.
+    Ok(json(&ModelObject::from(ModelCard { name: id, ..card })))
 }
 
 /// `GET /health`: this process answers. Whether it can serve is `/ready`'s to say.
@@ -98,6 +100,12 @@ pub(super) async fn ready(State(edge): Shared) -> Response {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (status, json(&Ready { ready, models })).into_response()
+}
+
+/// `GET /experts`: [`ExpertsView`](crate::experts::view::ExpertsView). Its `groups` are empty while no
+/// rank of a group is attached; that is no error, since most deployments have none.
+pub(super) async fn experts(State(edge): Shared) -> Response {
+    json(&edge.groups.view())
 }
 
 /// `GET /metrics`: Prometheus' text format.

@@ -1,0 +1,187 @@
+//! An exchange between engines of one process: a channel from every rank to every other. A rank that
+//! drops a step lets go of its ends, and whoever waits for it drops the step as well.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use millrace_engine::{ExpertExchange, Parcel, StepDropped};
+use millrace_kernels::{Backend, cpu::CpuBackend, cpu::Tensor};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Dispatch,
+    Collect,
+    Respond,
+    Combine,
+}
+
+pub const PHASES: [Phase; 4] = [
+    Phase::Dispatch,
+    Phase::Collect,
+    Phase::Respond,
+    Phase::Combine,
+];
+
+/// Where a rank gives a step up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    pub rank: usize,
+    pub layer: usize,
+    pub phase: Phase,
+}
+
+struct Message {
+    layer: usize,
+    phase: Phase,
+    parcel: Parcel,
+    rows: Vec<f32>,
+}
+
+/// One rank's ends, for one step.
+pub struct Link {
+    rank: usize,
+    fault: Option<Fault>,
+    /// By rank; `None` for those that are no members.
+    to: Vec<Option<Sender<Message>>>,
+    from: Vec<Option<Receiver<Message>>>,
+    /// Calls so far: every rank must make the same ones.
+    pub calls: Vec<(usize, Phase)>,
+}
+
+/// The links of one step between the ranks of `live`.
+pub fn links(live: &[bool], fault: Option<Fault>) -> Vec<Link> {
+    let ranks = live.len();
+    let mut links: Vec<Link> = (0..ranks)
+        .map(|rank| Link {
+            rank,
+            fault,
+            to: (0..ranks).map(|_| None).collect(),
+            from: (0..ranks).map(|_| None).collect(),
+            calls: Vec::new(),
+        })
+        .collect();
+    let members = || (0..ranks).filter(|&rank| live[rank]);
+    for (from, to) in members().flat_map(|from| members().map(move |to| (from, to))) {
+        let (sender, receiver) = channel();
+        links[from].to[to] = Some(sender);
+        links[to].from[from] = Some(receiver);
+    }
+    links
+}
+
+impl Link {
+    fn call(&mut self, layer: usize, phase: Phase) -> Result<(), StepDropped> {
+        self.calls.push((layer, phase));
+        let here = Fault {
+            rank: self.rank,
+            layer,
+            phase,
+        };
+        if self.fault == Some(here) {
+            return Err(StepDropped);
+        }
+        Ok(())
+    }
+
+    /// Sends every rank its part of `rows`: as many as `len` says of its parcel.
+    fn send(
+        &self,
+        layer: usize,
+        phase: Phase,
+        parcels: &[Parcel],
+        rows: &Tensor,
+        len: impl Fn(&Parcel) -> usize,
+    ) -> Result<(), StepDropped> {
+        let mut rest = rows.values();
+        for (to, parcel) in self.to.iter().zip(parcels) {
+            let (part, left) = rest.split_at(len(parcel) * rows.cols());
+            rest = left;
+            let Some(to) = to else {
+                assert_eq!((parcel.rows, parcel.work.len()), (0, 0), "nobody is there");
+                continue;
+            };
+            let message = Message {
+                layer,
+                phase,
+                parcel: parcel.clone(),
+                rows: part.to_vec(),
+            };
+            to.send(message).map_err(|_| StepDropped)?;
+        }
+        assert!(rest.is_empty(), "rows that are nobody's");
+        Ok(())
+    }
+
+    fn receive(
+        &self,
+        layer: usize,
+        phase: Phase,
+        rank: usize,
+    ) -> Result<(Parcel, Vec<f32>), StepDropped> {
+        let Some(from) = &self.from[rank] else {
+            return Ok((Parcel::default(), Vec::new()));
+        };
+        let message = from.recv().map_err(|_| StepDropped)?;
+        assert_eq!((message.layer, message.phase), (layer, phase), "in step");
+        Ok((message.parcel, message.rows))
+    }
+}
+
+impl ExpertExchange<CpuBackend> for Link {
+    fn dispatch(
+        &mut self,
+        _: &CpuBackend,
+        layer: usize,
+        parcels: &[Parcel],
+        sent: &Tensor,
+    ) -> Result<(), StepDropped> {
+        self.call(layer, Phase::Dispatch)?;
+        self.send(layer, Phase::Dispatch, parcels, sent, |parcel| parcel.rows)
+    }
+
+    fn collect(
+        &mut self,
+        backend: &CpuBackend,
+        layer: usize,
+        parcels: &mut [Parcel],
+        received: &mut Tensor,
+    ) -> Result<(), StepDropped> {
+        self.call(layer, Phase::Collect)?;
+        let mut all = Vec::new();
+        for (rank, parcel) in parcels.iter_mut().enumerate() {
+            let rows;
+            (*parcel, rows) = self.receive(layer, Phase::Dispatch, rank)?;
+            all.extend(rows);
+        }
+        backend.write(&all, received);
+        Ok(())
+    }
+
+    fn respond(
+        &mut self,
+        _: &CpuBackend,
+        layer: usize,
+        parcels: &[Parcel],
+        results: &Tensor,
+    ) -> Result<(), StepDropped> {
+        self.call(layer, Phase::Respond)?;
+        self.send(layer, Phase::Respond, parcels, results, |parcel| {
+            parcel.work.len()
+        })
+    }
+
+    fn combine(
+        &mut self,
+        backend: &CpuBackend,
+        layer: usize,
+        _: &[Parcel],
+        returned: &mut Tensor,
+    ) -> Result<(), StepDropped> {
+        self.call(layer, Phase::Combine)?;
+        let mut all = Vec::new();
+        for rank in 0..self.from.len() {
+            all.extend(self.receive(layer, Phase::Respond, rank)?.1);
+        }
+        backend.write(&all, returned);
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! What travels on a link: frames of a fixed header and a body whose length the header's counts give.
+
+mod greeting;
+mod header;
+
+pub(crate) use greeting::{Hello, MAX_GREETING};
+pub(crate) use header::{HEADER, Header, Key, Kind, Phase, WORK_BYTES};

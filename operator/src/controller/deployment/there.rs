@@ -1,0 +1,159 @@
+//! What there is of a ModelDeployment, as watches showed it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt as _;
+
+use super::super::Context;
+use crate::api::{GroupStatus, ModelDeployment, Role, WorkerPool, labels};
+use crate::build::names;
+use crate::cache::{Key, Whole};
+use crate::rollout::{Pool, Revision, Revisions};
+
+#[derive(Debug, Clone, Default)]
+pub struct There {
+    pub pools: Vec<PoolFacts>,
+    pub router: RouterFacts,
+    /// Something of an earlier ModelDeployment of this name is still there, and goes.
+    pub predecessor: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct PoolFacts {
+    pub revision: String,
+    pub role: Role,
+    pub pool: Pool,
+    /// Nobody has ever said how many groups it should have.
+    pub fresh: bool,
+    pub running: i32,
+    pub groups: BTreeMap<String, GroupStatus>,
+    /// What its groups wait for, in words.
+    pub waits: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RouterFacts {
+    pub ready: i32,
+    /// All pods are of the latest template, and ready.
+    pub done: bool,
+    /// What its pods wait for, in words.
+    pub waits: Option<String>,
+}
+
+impl There {
+    pub fn look(context: &Context, key: &Key, deployment: &ModelDeployment) -> There {
+        let (namespace, name) = (&*key.namespace, &*key.name);
+        let uid = deployment.uid().unwrap_or_default();
+        let pools = context.cache.pools.of(namespace, name);
+        let router = context.cache.routers.get(namespace, &names::router(name));
+        let foreign = |meta: &ObjectMeta| is_foreign(meta, &uid);
+        There {
+            predecessor: pools.iter().any(|pool| foreign(&pool.object.metadata))
+                || router.as_ref().is_some_and(|r| foreign(&r.object.metadata)),
+            pools: pools
+                .iter()
+                .filter(|pool| !foreign(&pool.object.metadata))
+                .map(|pool| pool_facts(context, pool))
+                .collect(),
+            router: router
+                .map(|router| router_facts(context, key, &router.object))
+                .unwrap_or_default(),
+        }
+    }
+
+    pub fn pool(&self, revision: &str, role: Role) -> Option<&PoolFacts> {
+        let mut pools = self.pools.iter();
+        pools.find(|pool| pool.revision == revision && pool.role == role)
+    }
+
+    /// As the planner of rollouts takes it.
+    pub fn revisions(&self, served: impl Fn(&str) -> bool) -> Revisions {
+        let mut revisions = Revisions::new();
+        for facts in &self.pools {
+            let revision = revisions.entry(facts.revision.clone()).or_insert(Revision {
+                served: served(&facts.revision),
+                ..Revision::default()
+            });
+            match facts.role {
+                Role::Prefill => revision.prefill = Some(facts.pool),
+                Role::Decode => revision.decode = Some(facts.pool),
+            }
+        }
+        revisions
+    }
+}
+
+fn is_foreign(meta: &ObjectMeta, uid: &str) -> bool {
+    let mut owners = meta.owner_references.iter().flatten();
+    owners.any(|owner| owner.controller == Some(true) && owner.uid != uid)
+}
+
+fn pool_facts(context: &Context, found: &Whole<WorkerPool>) -> PoolFacts {
+    let pool = &found.object;
+    let status = pool.status.clone().unwrap_or_default();
+    let count = |n: i32| u32::try_from(n).unwrap_or(0);
+    let generation = pool.metadata.generation;
+    let replicas = count(pool.spec.replicas);
+    let fresh = generation <= Some(1) && replicas == 0;
+    let counted = status.observed_generation == generation || fresh && pool.status.is_none();
+    let condition = |kind: &str| status.conditions.iter().find(|c| c.type_ == kind);
+    // "1 of 2 groups get requests; what they wait for".
+    let missing = condition("Available")
+        .filter(|c| c.status == "False")
+        .and_then(|c| Some(c.message.split_once("; ")?.1.to_owned()));
+    let failed = condition("Progressing")
+        .filter(|c| c.reason == "ApplyFailed")
+        .map(|c| c.message.clone());
+    PoolFacts {
+        revision: pool.spec.revision.clone(),
+        role: pool.spec.role,
+        pool: Pool {
+            replicas,
+            groups: count(status.replicas),
+            ready: count(status.ready_replicas),
+            deleting: context.applier.is_going(&found.meta),
+            outdated: !counted || context.applier.is_behind(&pool.metadata),
+        },
+        fresh,
+        running: status.running_requests,
+        groups: status.groups.clone(),
+        waits: failed.or(missing),
+    }
+}
+
+fn router_facts(context: &Context, key: &Key, router: &Deployment) -> RouterFacts {
+    let status = router.status.clone().unwrap_or_default();
+    let wanted = router.spec.replicas.unwrap_or(1);
+    let current = status.observed_generation == router.metadata.generation
+        && !context.applier.is_behind(&router.metadata);
+    let of = |n: Option<i32>| n.unwrap_or(0);
+    let done = current
+        && of(status.updated_replicas) == wanted
+        && of(status.replicas) == wanted
+        && of(status.available_replicas) == wanted;
+    let failure = status.conditions.iter().flatten().find_map(|c| {
+        let failed =
+            c.type_.as_deref() == Some("ReplicaFailure") && c.status.as_deref() == Some("True");
+        c.message.clone().filter(|_| failed)
+    });
+    RouterFacts {
+        ready: of(status.ready_replicas),
+        done,
+        waits: (!done)
+            .then(|| failure.or_else(|| waiting_router(context, key)))
+            .flatten(),
+    }
+}
+
+fn waiting_router(context: &Context, key: &Key) -> Option<String> {
+    let pods = context.cache.pods.of(&key.namespace, &key.name);
+    let mut routers = pods
+        .iter()
+        .filter(|pod| pod.meta.label(labels::POOL).is_none() && pod.gone_by.is_none());
+    routers.find_map(|pod| {
+        let waits_for = pod.waits_for.as_ref()?;
+        Some(format!("{} waits for {waits_for}", pod.name()))
+    })
+}

@@ -1,0 +1,136 @@
+//! The controllers: look at what is there, decide, apply, say so in the status.
+//!
+//! Each object has a key in a queue. Watches and routers put it there; looking at it reads only what
+//! they told, so that it costs no request unless something has to change.
+
+mod apply;
+mod context;
+mod deployment;
+mod pool;
+mod pool_gate;
+mod pool_lost;
+mod pool_plan;
+mod pool_status;
+mod queue;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+pub use apply::{Applier, Cascade};
+pub use context::Context;
+pub use deployment::Memory;
+pub use pool_lost::Detached;
+
+use crate::api::labels;
+use crate::cache::{Change, Key, PodView};
+use crate::error::Error;
+use queue::Queue;
+
+/// When to look again, if nothing changes before.
+pub type Next = Result<Option<Duration>, Error>;
+
+/// What is to be looked at.
+#[derive(Clone, Default)]
+pub struct Queues {
+    deployments: Queue,
+    pools: Queue,
+}
+
+impl Queues {
+    pub fn deployment(&self, key: Key) {
+        self.deployments.add(key);
+    }
+
+    pub fn pool(&self, key: Key) {
+        self.pools.add(key);
+    }
+}
+
+/// Follows the cluster and acts on it, until it is dropped.
+pub async fn run(context: Arc<Context>, queues: Queues) {
+    let mut tasks = JoinSet::new();
+    let on_change = {
+        let (context, queues) = (context.clone(), queues.clone());
+        Arc::new(move |change: Change<'_>| look_again(&context, &queues, change))
+    };
+    let namespace = context.config.watch.as_deref();
+    let cache = context.cache.clone();
+    cache
+        .start(&context.client, namespace, on_change, &mut tasks)
+        .await;
+    tracing::info!(
+        deployments = cache.deployments.len(),
+        pools = cache.pools.len(),
+        pods = cache.pods.len(),
+        "everything that is there is known"
+    );
+    tasks.spawn(work::work(context.clone(), queues.pools, &work::POOLS));
+    tasks.spawn(work::work(context, queues.deployments, &work::DEPLOYMENTS));
+    // None of them ends by itself.
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Puts into the queues what a change is of concern to.
+fn look_again(context: &Context, queues: &Queues, change: Change<'_>) {
+    match change {
+        Change::Deployment(deployment) => {
+            let meta = &deployment.metadata;
+            let namespace = meta.namespace.as_deref().unwrap_or_default();
+            let name = meta.name.as_deref().unwrap_or_default();
+            queues.deployment(Key::new(namespace, name));
+        }
+        Change::Pool(pool) => {
+            let key = &pool.meta.key;
+            queues.deployment(Key::new(&key.namespace, &pool.spec.deployment));
+            queues.pool(key.clone());
+        }
+        Change::Router(router) => {
+            if let Some(deployment) = router.meta.label(labels::DEPLOYMENT) {
+                queues.deployment(Key::new(&router.meta.key.namespace, deployment));
+            }
+        }
+        Change::Pod(pod, there) => pod_changed(context, queues, pod, there),
+        Change::Other(meta) => {
+            let namespace = &meta.key.namespace;
+            if let Some(pool) = meta.label(labels::POOL) {
+                queues.pool(Key::new(namespace, pool));
+            } else if let Some(deployment) = meta.label(labels::DEPLOYMENT) {
+                queues.deployment(Key::new(namespace, deployment));
+            }
+        }
+        Change::Served => {
+            for deployment in context.cache.deployments.all() {
+                look_again(context, queues, Change::Deployment(&deployment));
+            }
+            for pool in context.cache.pools.all() {
+                queues.pool(pool.meta.key.clone());
+            }
+        }
+    }
+}
+
+fn pod_changed(context: &Context, queues: &Queues, pod: &PodView, there: bool) {
+    let namespace = &pod.meta.key.namespace;
+    let Some(deployment) = pod.meta.label(labels::DEPLOYMENT) else {
+        return;
+    };
+    let deployment = Key::new(namespace, deployment);
+    match pod.meta.label(labels::POOL) {
+        Some(pool) => {
+            if !there {
+                context.detached.gone(&pod.meta.uid);
+            }
+            queues.pool(Key::new(namespace, pool));
+        }
+        None => {
+            match there {
+                true => context.fleet.router(&deployment, pod),
+                false => context.fleet.router_gone(&deployment, pod.name()),
+            }
+            queues.deployment(deployment);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! A sequence's blocks as each model names them.
+
+use millrace_model::blocks::{BlockHash, block_hashes};
+
+use crate::fleet::{Fleet, Match};
+
+/// Hashes of a sequence's full blocks, first to last, under each model revision that some worker has:
+/// the revision is the root of the chain. As a rule there is one.
+#[derive(Debug, Clone, Default)]
+pub struct Blocks(Vec<(String, Vec<BlockHash>)>);
+
+impl Blocks {
+    /// Of the given revisions those that it has no hashes under, each once.
+    pub fn lacking<'a>(&self, model_revisions: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let mut lacking: Vec<String> = Vec::new();
+        for revision in model_revisions {
+            let known = self.0.iter().map(|(known, _)| known);
+            if known.chain(&lacking).all(|known| known != revision) {
+                lacking.push(revision.to_owned());
+            }
+        }
+        lacking
+    }
+
+    /// Names `tokens` under a model revision.
+    pub fn add(&mut self, model_revision: String, salt: &str, tokens: &[u32]) {
+        let root = BlockHash::root(&model_revision, salt);
+        self.0.push((model_revision, block_hashes(root, tokens)));
+    }
+
+    /// How many leading blocks each worker caches under its own model, for those that cache any. Sorted
+    /// by worker. One whose model has no hashes here is as one that caches nothing.
+    pub(super) fn matches(&self, fleet: &Fleet) -> Vec<Match> {
+        let mut all = Vec::new();
+        for (model, hashes) in &self.0 {
+            let is_of_model = |found: &Match| {
+                let worker = fleet.get(found.worker);
+                worker.is_some_and(|worker| worker.model_revision() == model)
+            };
+            all.extend(fleet.matches(hashes).into_iter().filter(is_of_model));
+        }
+        if self.0.len() > 1 {
+            all.sort_unstable_by_key(|found| found.worker);
+        }
+        all
+    }
+
+    /// Hashes of any kind.
+    #[cfg(test)]
+    pub(super) fn named(model_revision: &str, hashes: &[BlockHash]) -> Blocks {
+        Blocks(vec![(model_revision.to_owned(), hashes.to_vec())])
+    }
+}
+
+/// Of a sequence shorter than a block.
+#[cfg(test)]
+pub(super) static NONE: Blocks = Blocks(Vec::new());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_named_once_under_each_model() {
+        let mut blocks = Blocks::default();
+        let models = ["a", "b", "a"];
+        assert_eq!(blocks.lacking(models.into_iter()), ["a", "b"]);
+        let tokens: Vec<u32> = (0..130).collect();
+        blocks.add("a".into(), "salt", &tokens);
+        assert_eq!(blocks.lacking(models.into_iter()), ["b"]);
+        blocks.add("b".into(), "salt", &tokens);
+        assert!(blocks.lacking(models.into_iter()).is_empty());
+        for (model, hashes) in &blocks.0 {
+            let root = BlockHash::root(model, "salt");
+            assert_eq!(*hashes, block_hashes(root, &tokens));
+        }
+    }
+}

@@ -1,0 +1,94 @@
+"""Sixteen concurrent streams of tokens, and what each of them has received when."""
+import asyncio
+import random
+import time
+
+import openai
+
+from deployment import PATIENCE
+
+STREAMS = 16
+TOKENS = 120
+
+
+def requests():
+    """Prompts of all lengths, half of them greedy and half sampled with a seed."""
+    rng = random.Random(3)
+    for n in range(STREAMS):
+        prompt = [rng.randrange(10, 2000) for _ in range(rng.choice([3, 60, 64, 200, 600, 900]))]
+        yield {"prompt": prompt, "temperature": 0 if n % 2 else 0.8, "seed": n}
+
+
+class Load:
+    """One run of all requests against a deployment, or against whatever serves HTTP at `http`."""
+
+    def __init__(self, http, salt):
+        # Another salt, and no prefix cache helps: prompts are prefilled in every round.
+        self.salt = str(salt)
+        # No retries in the client: what it sees is what the server sent.
+        self.client = openai.AsyncOpenAI(base_url=f"http://{http}/v1", api_key="-", max_retries=0, timeout=PATIENCE)
+        self.received = [[] for _ in range(STREAMS)]
+        self.arrivals = [[] for _ in range(STREAMS)]
+        self.news = asyncio.Event()
+
+    def request_id(self, n):
+        """What logs call stream `n`."""
+        return f"{self.salt.replace(' ', '-')}.{n}"
+
+    async def one(self, n, request):
+        stream = await self.client.completions.create(
+            model="tiny-r1", max_tokens=TOKENS, stream=True, logprobs=0,
+            extra_body={"ignore_eos": True, "return_tokens_as_token_ids": True, "cache_salt": self.salt},
+            extra_headers={"x-request-id": self.request_id(n)}, **request)
+        async for chunk in stream:
+            for choice in chunk.choices:
+                self.received[n] += choice.logprobs.tokens if choice.logprobs else []
+                self.arrivals[n].append(time.monotonic())
+                self.news.set()
+
+    async def run(self, disturb=None):
+        async with asyncio.timeout(4 * PATIENCE), self.client:
+            async with asyncio.TaskGroup() as group:
+                for n, request in enumerate(requests()):
+                    group.create_task(self.one(n, request))
+                if disturb:
+                    group.create_task(disturb)
+        return self.received
+
+    async def until(self, tokens):
+        """Waits until the clients have this many tokens in all."""
+        while sum(map(len, self.received)) < tokens:
+            self.news.clear()
+            await self.news.wait()
+
+    def gaps(self):
+        """The longest time between two tokens of each stream, in seconds."""
+        return [max((b - a for a, b in zip(times, times[1:])), default=0.0) for times in self.arrivals]
+
+
+def run(deployment, salt):
+    return asyncio.run(Load(deployment.http, salt).run())
+
+
+def run_and_disturb(http, salt, when, disturb):
+    """Calls `disturb` once the clients have `when` tokens. Gives the load, whose streams have ended.
+
+    It may block: every client's tokens are still there to be read after it.
+    """
+    async def main():
+        load = Load(http, salt)
+
+        async def disturb_then():
+            await load.until(when)
+            await asyncio.to_thread(disturb)
+
+        await load.run(disturb_then())
+        return load
+
+    return asyncio.run(main())
+
+
+def assert_same(load, reference, what):
+    received = load.received if isinstance(load, Load) else load
+    for n, (got, wanted) in enumerate(zip(received, reference, strict=True)):
+        assert got == wanted, f"{what}, stream {n}"
