@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ class Cluster:
     def __init__(self, nodes=2):
         self.own = not EXISTING
         self.work = None
+        # From when to when the API server was not ready, in its own clock's UTC.
+        self.restarts = []
         if self.own:
             self.work = Path(tempfile.mkdtemp(prefix="millrace-cluster-"))
             try:
@@ -62,6 +65,11 @@ class Cluster:
             if subprocess.run([KUBE, *command], env=self.environment(), stdout=log, stderr=log).returncode != 0:
                 log.seek(0)
                 raise AssertionError(f"kube {' '.join(command)}:\n{log.read()[-4000:]}")
+
+    def restart_api_server(self):
+        begun = datetime.now(timezone.utc)
+        self.kube("restart-apiserver")
+        self.restarts.append((begun, datetime.now(timezone.utc)))
 
     def host(self):
         """Where pods reach this host."""

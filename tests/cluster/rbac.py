@@ -1,5 +1,6 @@
 """What a service account may do, by its roles, and what it did, by the audit log: both as sets of the same form."""
 import json
+from datetime import datetime
 from typing import NamedTuple
 
 
@@ -42,8 +43,15 @@ def requests(log, namespace, account):
                 yield event
 
 
-def refused(events):
-    return [event for event in events if event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid"]
+def refused(events, restarts):
+    """What was forbidden, but not by an API server that had just started: until it is ready it may not have read all
+    roles yet, and it forbids what they would allow."""
+    def starting(event):
+        received = datetime.fromisoformat(event["requestReceivedTimestamp"].replace("Z", "+00:00"))
+        return any(begun <= received <= ready for begun, ready in restarts)
+
+    return [event for event in events
+            if event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid" and not starting(event)]
 
 
 def used(events, rights):

@@ -54,6 +54,6 @@ def test_the_api_server_restarts(cluster, tiny, traffic):
     with traffic(tiny) as load, never_less(tiny, prefill=1, decode=2):
         tiny.patch({"model": {"revision": "while it restarts"}})
         wait_for("another revision", lambda: tiny.status()["revision"] != before)
-        cluster.kube("restart-apiserver")
+        cluster.restart_api_server()
         load.more()
         assert tiny.revision() != before
