@@ -61,8 +61,11 @@ pub enum KvDtypeArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TransferArg {
-    /// Shared memory between workers of one machine, TCP between machines
+    /// Shared memory between workers of one machine; between machines NIXL over RDMA where both
+    /// ends have it, otherwise TCP
     Auto,
+    /// NIXL, whatever network it finds
+    Nixl,
     Shm,
     Tcp,
 }
@@ -97,6 +100,14 @@ pub struct EngineArgs {
     /// How KV pages travel between workers
     #[arg(long, value_name = "HOW", env = "MILLRACE_TRANSFER")]
     pub transfer: Option<TransferArg>,
+    /// Network devices for NIXL, such as mlx5_0 [default: what UCX finds]
+    #[arg(
+        long,
+        value_name = "NAME,..",
+        env = "MILLRACE_TRANSFER_DEVICES",
+        value_delimiter = ','
+    )]
+    pub transfer_devices: Vec<String>,
 }
 
 pub fn positive(text: &str) -> Result<usize, PositiveError> {
@@ -132,6 +143,11 @@ impl EngineArgs {
         flags.switch("--no-mtp", self.no_mtp);
         flags.switch("--no-prefix-cache", self.no_prefix_cache);
         flags.choice("--transfer", self.transfer);
+        let devices = self.transfer_devices.join(",");
+        flags.value(
+            "--transfer-devices",
+            (!devices.is_empty()).then_some(&devices),
+        );
         flags.0
     }
 }

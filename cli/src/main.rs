@@ -12,6 +12,7 @@ mod experts;
 mod fetch;
 mod groups;
 mod operator;
+mod probe;
 mod process;
 mod roles;
 mod style;
@@ -58,6 +59,8 @@ enum Command {
     /// Download a checkpoint's folder from an HTTP server or S3, and check every byte of it
     #[cfg(feature = "fetch")]
     Fetch(fetch::FetchArgs),
+    /// Say whether pages can move between machines by RDMA here, and what is missing if not
+    Probe(probe::ProbeArgs),
     /// Look after the ModelDeployments of a Kubernetes cluster
     Operator(operator::OperatorArgs),
     /// Print the custom resource definitions of ModelDeployment and WorkerPool
@@ -75,8 +78,9 @@ fn main() -> std::process::ExitCode {
         Command::Decode(args) => roles::decode(args),
         #[cfg(feature = "fetch")]
         Command::Fetch(args) => fetch::main(args),
+        Command::Probe(args) => probe::main(args),
         Command::Operator(args) => operator::main(args),
         Command::Crds => operator::crds(),
     };
-    errors::exit_code(result)
+    process::leave(errors::exit_code(result))
 }

@@ -9,7 +9,7 @@ use millrace_kernels::KvDtype;
 use millrace_prefill::PrefillConfig;
 use millrace_router::config::{AdmissionLimits, Limits, RouterConfig};
 use millrace_telemetry::logs::{self, LogFormat};
-use millrace_transfer::Transport;
+use millrace_transfer::{NixlConfig, Transport};
 use millrace_worker::{
     WorkerConfig,
     attach::Resolver,
@@ -177,6 +177,7 @@ pub fn prefill(args: WorkerArgs) -> anyhow::Result<Outcome> {
     let config = PrefillConfig {
         worker: args.config()?,
         transport: transport(&args.engine),
+        nixl: nixl(&args.engine),
     };
     process::run_worker(args.observer(), |observer, stopped| {
         millrace_prefill::run(config, observer, stopped)
@@ -191,7 +192,8 @@ pub fn decode(args: DecodeArgs) -> anyhow::Result<Outcome> {
             ..args.worker.config()?
         },
         transfer: args.transfer_listen,
-        shared_memory: transport(&args.worker.engine) != Transport::Tcp,
+        transport: transport(&args.worker.engine),
+        nixl: nixl(&args.worker.engine),
         ..DecodeConfig::default()
     };
     process::run_worker(args.worker.observer(), |observer, stopped| {
@@ -285,7 +287,15 @@ fn engine_config(args: &EngineArgs, max_model_len: Option<usize>) -> EngineConfi
 fn transport(args: &EngineArgs) -> Transport {
     match args.transfer {
         None | Some(TransferArg::Auto) => Transport::Auto,
+        Some(TransferArg::Nixl) => Transport::Nixl,
         Some(TransferArg::Shm) => Transport::Shm,
         Some(TransferArg::Tcp) => Transport::Tcp,
+    }
+}
+
+fn nixl(args: &EngineArgs) -> NixlConfig {
+    NixlConfig {
+        devices: args.transfer_devices.clone(),
+        ..NixlConfig::default()
     }
 }

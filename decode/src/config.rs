@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use millrace_transfer::{NixlConfig, Transport};
 use millrace_worker::WorkerConfig;
 
 #[derive(Debug, Clone)]
@@ -9,8 +10,10 @@ pub struct DecodeConfig {
     pub worker: WorkerConfig,
     /// Where prefill workers connect to write pages. Port 0: any free one.
     pub transfer: SocketAddr,
-    /// Let prefill workers of this machine hand pages over in shared memory.
-    pub shared_memory: bool,
+    /// Which ways pages may take here.
+    pub transport: Transport,
+    /// Where `transport` allows NIXL.
+    pub nixl: NixlConfig,
     /// How long connecting to a prefill worker may take.
     pub prefill_connect: Duration,
     /// How long a prefill worker may take to answer, its queue included. Its pages are taken back
@@ -23,7 +26,8 @@ impl Default for DecodeConfig {
         DecodeConfig {
             worker: WorkerConfig::default(),
             transfer: SocketAddr::from(([127, 0, 0, 1], 0)),
-            shared_memory: true,
+            transport: Transport::Auto,
+            nixl: NixlConfig::default(),
             prefill_connect: Duration::from_secs(1),
             prefill_timeout: Duration::from_secs(60),
         }

@@ -30,7 +30,7 @@ use std::{future::Future, sync::Arc};
 use tonic::service::Routes;
 use tracing::Instrument as _;
 
-use millrace_transfer::{PageTarget as _, Target, TargetConfig};
+use millrace_transfer::{PageTarget as _, Target, TargetConfig, Transport, choose};
 use millrace_worker::{Role, Worker, WorkerError, identify, notice::Observer, transfer_region};
 
 pub use config::DecodeConfig;
@@ -54,16 +54,20 @@ async fn serve(
 ) -> Result<(), WorkerError> {
     let mut worker = Worker::bind(config.worker.clone(), Role::Decode, observer).await?;
     let loaded = worker.load().await?;
+    let region = transfer_region(loaded.pool())?;
+    // Nothing of the pool itself is registered here: peers write into rings of their own.
+    let nixl = choose(config.transport, &config.nixl, 0);
     let target = Arc::new(Target::bind(
         config.transfer,
-        transfer_region(loaded.pool())?,
+        region,
         loaded
             .compatibility()
             .transfer_layout(&loaded.page_layout()),
         TargetConfig {
             // Port 0 stands for the bound one.
             advertise: worker.advertised(0).await?,
-            shm: config.shared_memory,
+            shm: matches!(config.transport, Transport::Auto | Transport::Shm),
+            nixl,
             ..TargetConfig::default()
         },
     )?);

@@ -23,7 +23,7 @@ use std::{convert::Infallible, future::Future, sync::Arc};
 use tonic::service::Routes;
 use tracing::Instrument as _;
 
-use millrace_transfer::{Initiator, InitiatorConfig, PageInitiator as _};
+use millrace_transfer::{Initiator, InitiatorConfig, PageInitiator as _, choose};
 use millrace_worker::{Role, Worker, WorkerError, identify, notice::Observer, transfer_region};
 
 pub use config::PrefillConfig;
@@ -51,13 +51,17 @@ async fn serve(
     let layout = loaded
         .compatibility()
         .transfer_layout(&loaded.page_layout());
-    let initiator = Arc::new(Initiator::new(
+    let nixl = choose(config.transport, &config.nixl, region.bytes() as u64);
+    let initiator = Initiator::new(
         layout,
         InitiatorConfig {
             transport: config.transport,
+            nixl,
             ..InitiatorConfig::default()
         },
-    ));
+    )?;
+    initiator.register(&region)?;
+    let initiator = Arc::new(initiator);
     let counted = initiator.clone();
     worker
         .metrics()

@@ -183,7 +183,7 @@ fn writer(transport: &str, page_bytes: usize, checksums: bool) -> Result<(), Fai
         queue_pages: 8192,
         ..InitiatorConfig::default()
     };
-    let initiator = Initiator::new(Layout::new(page_bytes), config);
+    let initiator = Initiator::new(Layout::new(page_bytes), config)?;
     for line in std::io::stdin().lines() {
         let line = line?;
         let bytes: Result<Vec<u8>, _> = (0..line.len() / 2)

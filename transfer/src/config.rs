@@ -3,30 +3,48 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::nixl::NixlConfig;
+
 /// Which way payload may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
     /// Shared memory if the target is on this machine and its socket can be reached (two pods of
-    /// one host usually cannot), TCP otherwise.
+    /// one host usually cannot); otherwise NIXL if both sides have it; otherwise TCP.
     #[default]
     Auto,
+    Nixl,
     Shm,
     Tcp,
+}
+
+impl Transport {
+    /// Whether payload may take `wire`.
+    pub(crate) fn allows(self, wire: Wire) -> bool {
+        match self {
+            Transport::Auto => true,
+            Transport::Nixl => wire == Wire::Nixl,
+            Transport::Shm => wire == Wire::Shm,
+            Transport::Tcp => wire == Wire::Tcp,
+        }
+    }
 }
 
 /// Which way payload took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Wire {
+    /// Written into the target's memory by NIXL.
+    Nixl,
     Shm,
     Tcp,
 }
 
 impl Wire {
-    pub const ALL: [Wire; 2] = [Wire::Shm, Wire::Tcp];
+    pub const ALL: [Wire; 3] = [Wire::Nixl, Wire::Shm, Wire::Tcp];
 
     /// Value of the metric label `transport`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Wire::Nixl => "nixl",
             Wire::Shm => "shm",
             Wire::Tcp => "tcp",
         }
@@ -40,6 +58,8 @@ pub struct TargetConfig {
     pub advertise: Vec<SocketAddr>,
     /// Also listen for peers of this machine and offer them shared memory.
     pub shm: bool,
+    /// Offer peers to write by NIXL.
+    pub nixl: Option<NixlConfig>,
     /// Shared memory of one connection. It holds what is on its way, not whole pages, so it need
     /// not grow with them.
     pub ring_bytes: usize,
@@ -59,6 +79,7 @@ impl Default for TargetConfig {
         TargetConfig {
             advertise: Vec::new(),
             shm: true,
+            nixl: None,
             ring_bytes: 4 << 20,
             stall: Duration::from_secs(5),
             idle: Duration::from_secs(120),
@@ -71,6 +92,9 @@ impl Default for TargetConfig {
 #[derive(Debug, Clone)]
 pub struct InitiatorConfig {
     pub transport: Transport,
+    /// Write by NIXL where a target offers it and `transport` allows it. With [`Transport::Nixl`]
+    /// its absence stands for the defaults.
+    pub nixl: Option<NixlConfig>,
     /// How long connecting and the handshake may take together, per address.
     pub connect: Duration,
     /// How long a target may let writes lie without accepting a byte or acknowledging one.
@@ -88,6 +112,7 @@ impl Default for InitiatorConfig {
     fn default() -> Self {
         InitiatorConfig {
             transport: Transport::Auto,
+            nixl: None,
             connect: Duration::from_secs(2),
             stall: Duration::from_secs(5),
             idle: Duration::from_secs(120),

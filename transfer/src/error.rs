@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::nixl::NixlError;
 use crate::stats::FailureKind;
 
 /// Bytes that are not a grant or a frame.
@@ -51,6 +52,8 @@ pub enum BindError {
         "sockets cannot write into the memory of device {0}; use a transport with device access"
     )]
     DeviceMemory(u32),
+    #[error(transparent)]
+    Nixl(#[from] NixlError),
     #[error("cannot set up the transfer threads")]
     System { source: io::Error },
 }
@@ -142,6 +145,12 @@ pub enum OpenError {
     OtherIncarnation,
     #[error("the target has all the connections it takes; retry elsewhere")]
     Busy,
+    /// One side wants to, and cannot now. With [`crate::Transport::Auto`] another way is taken.
+    #[error("the target cannot be written by {transport}: {cause}")]
+    Unavailable {
+        transport: &'static str,
+        cause: String,
+    },
     #[error("the target offers no way for transport {0}")]
     NoAddress(&'static str),
     #[error("shared memory asked for, but the target is on another machine")]

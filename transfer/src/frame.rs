@@ -2,26 +2,30 @@
 //!
 //! A frame is an 8-byte header (`u32` body length, `u8` kind, three zero bytes) and a body of at
 //! most [`MAX_BODY`] bytes. Payload never travels in frames: over TCP the bytes of a page follow
-//! their `Write` frame on the socket; over shared memory they are in the ring and `Data` frames say
-//! how many more of them are.
+//! their `Write` frame on the socket; otherwise they are in the ring, and `Data` frames say how many
+//! more of them are.
 
 use crate::codec::{Reader, Writer};
 use crate::error::DecodeError;
 use crate::layout::{Layout, MAX_FIELDS};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MILLRACE");
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 pub(crate) const HEADER: usize = 8;
 /// Longest message of an announcement.
 pub(crate) const MAX_MESSAGE: usize = 64 << 10;
+/// Longest description of a target's ring: NIXL's, mostly addresses of network cards.
+pub(crate) const MAX_DESCRIPTION: usize = 64 << 10;
 /// Longest body: an announcement with its longest message, or a layout at its limits.
 pub(crate) const MAX_BODY: usize = MAX_MESSAGE + (8 << 10);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Frame {
     // Initiator to target.
+    /// With `nixl` the peer wants a ring that it can write by NIXL.
     Hello {
         incarnation: u128,
+        nixl: bool,
         layout: Layout,
     },
     /// A page follows. `seq` counts the frames that want an answer, from 0.
@@ -54,11 +58,14 @@ pub(crate) enum Frame {
     },
     // Target to initiator.
     /// Accepted. `ring_bytes` is 0 where payload goes over the socket; a peer silent for
-    /// `idle_millis` between writes is let go.
+    /// `idle_millis` between writes is let go. For NIXL, `ring_address` and `description` are what
+    /// the peer needs to write the ring.
     Welcome {
         ring_bytes: u64,
         checksums: bool,
         idle_millis: u64,
+        ring_address: u64,
+        description: Vec<u8>,
     },
     /// Turned away. For a mismatch, `field` differs: `ours` at the target, `theirs` at the peer.
     Refused {
@@ -87,6 +94,8 @@ pub(crate) enum Reason {
     Mismatch = 0,
     OtherIncarnation = 1,
     Busy = 2,
+    /// Not by NIXL; `ours` says why.
+    NoNixl = 3,
 }
 
 impl Reason {
@@ -95,6 +104,7 @@ impl Reason {
             0 => Ok(Reason::Mismatch),
             1 => Ok(Reason::OtherIncarnation),
             2 => Ok(Reason::Busy),
+            3 => Ok(Reason::NoNixl),
             other => Err(DecodeError::BadValue {
                 what: "refusal reason",
                 value: other.into(),
@@ -145,9 +155,11 @@ impl Frame {
         match self {
             Frame::Hello {
                 incarnation,
+                nixl,
                 layout,
             } => {
                 to.u64(MAGIC).u16(VERSION).u128(*incarnation);
+                to.u8((*nixl).into());
                 to.u64(layout.page_bytes() as u64)
                     .u32(layout.fields().len() as u32);
                 for (name, value) in layout.fields() {
@@ -186,9 +198,11 @@ impl Frame {
                 ring_bytes,
                 checksums,
                 idle_millis,
+                ring_address,
+                description,
             } => {
                 to.u64(*ring_bytes).u8((*checksums).into());
-                to.u64(*idle_millis);
+                to.u64(*idle_millis).u64(*ring_address).bytes(description);
             }
             Frame::Refused {
                 reason,
@@ -257,15 +271,7 @@ impl Frame {
             3 => Frame::Data { bytes: from.u32()? },
             4 => {
                 let (seq, lease, key) = (from.u64()?, from.u64()?, from.u128()?);
-                let message = from.rest().to_vec();
-                if message.len() > MAX_MESSAGE {
-                    let (what, length) = ("message", message.len());
-                    return Err(DecodeError::TooLong {
-                        what,
-                        length,
-                        limit: MAX_MESSAGE,
-                    });
-                }
+                let message = bounded(from, "message", MAX_MESSAGE)?;
                 Frame::Finish {
                     seq,
                     lease,
@@ -282,6 +288,8 @@ impl Frame {
                 ring_bytes: from.u64()?,
                 checksums: from.flag("checksum flag")?,
                 idle_millis: from.u64()?,
+                ring_address: from.u64()?,
+                description: bounded(from, "description", MAX_DESCRIPTION)?,
             },
             17 => Frame::Refused {
                 reason: Reason::from_code(from.u8()?)?,
@@ -301,6 +309,23 @@ impl Frame {
     }
 }
 
+/// All that is left of a body.
+fn bounded(
+    from: &mut Reader<'_>,
+    what: &'static str,
+    limit: usize,
+) -> Result<Vec<u8>, DecodeError> {
+    let bytes = from.rest().to_vec();
+    match bytes.len() {
+        length if length > limit => Err(DecodeError::TooLong {
+            what,
+            length,
+            limit,
+        }),
+        _ => Ok(bytes),
+    }
+}
+
 fn hello(from: &mut Reader<'_>) -> Result<Frame, DecodeError> {
     if from.u64()? != MAGIC {
         return Err(DecodeError::Magic);
@@ -313,7 +338,8 @@ fn hello(from: &mut Reader<'_>) -> Result<Frame, DecodeError> {
             theirs,
         });
     }
-    let (incarnation, page_bytes) = (from.u128()?, from.u64()?);
+    let (incarnation, nixl) = (from.u128()?, from.flag("NIXL flag")?);
+    let page_bytes = from.u64()?;
     let page_bytes = usize::try_from(page_bytes).map_err(|_| DecodeError::BadValue {
         what: "page size",
         value: page_bytes,
@@ -324,6 +350,7 @@ fn hello(from: &mut Reader<'_>) -> Result<Frame, DecodeError> {
         .collect::<Result<_, DecodeError>>()?;
     Ok(Frame::Hello {
         incarnation,
+        nixl,
         layout: Layout::from_parts(page_bytes, fields),
     })
 }
@@ -348,13 +375,17 @@ mod tests {
         let reason = prop_oneof![
             Just(Reason::Mismatch),
             Just(Reason::OtherIncarnation),
-            Just(Reason::Busy)
+            Just(Reason::Busy),
+            Just(Reason::NoNixl)
         ];
         let write = any::<(u64, u64, u128, u32, u64, Option<u64>)>();
         prop_oneof![
-            (any::<u128>(), layout).prop_map(|(incarnation, layout)| Frame::Hello {
-                incarnation,
-                layout
+            (any::<(u128, bool)>(), layout).prop_map(|((incarnation, nixl), layout)| {
+                Frame::Hello {
+                    incarnation,
+                    nixl,
+                    layout,
+                }
             }),
             write.prop_map(|(seq, lease, key, index, bytes, checksum)| {
                 Frame::Write {
@@ -377,13 +408,17 @@ mod tests {
             }),
             any::<(u64, u128)>().prop_map(|(lease, key)| Frame::Abandon { lease, key }),
             any::<u64>().prop_map(|seq| Frame::Ping { seq }),
-            any::<(u64, bool, u64)>().prop_map(|(ring_bytes, checksums, idle_millis)| {
-                Frame::Welcome {
-                    ring_bytes,
-                    checksums,
-                    idle_millis,
+            any::<(u64, bool, u64, u64, Vec<u8>)>().prop_map(
+                |(ring_bytes, checksums, idle_millis, ring_address, description)| {
+                    Frame::Welcome {
+                        ring_bytes,
+                        checksums,
+                        idle_millis,
+                        ring_address,
+                        description,
+                    }
                 }
-            }),
+            ),
             (reason, text(), text(), text()).prop_map(|(reason, field, ours, theirs)| {
                 Frame::Refused {
                     reason,
@@ -463,6 +498,7 @@ mod tests {
         });
         Frame::Hello {
             incarnation: 0,
+            nixl: true,
             layout: full,
         }
         .encode(&mut hello);

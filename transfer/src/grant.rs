@@ -8,7 +8,7 @@ use crate::error::DecodeError;
 use crate::memory::MemoryKind;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"MLRG");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Most pages one grant names (a 64-token page each: far beyond any context length).
 pub(crate) const MAX_PAGES: usize = 1 << 16;
 pub(crate) const MAX_ADDRESSES: usize = 16;
@@ -24,6 +24,8 @@ pub struct Grant {
     pub(crate) addresses: Vec<SocketAddr>,
     /// Abstract name of the target's local socket; absent where it offers no shared memory.
     pub(crate) local: Option<String>,
+    /// Whether the target can be written by NIXL.
+    pub(crate) nixl: bool,
     pub(crate) memory: MemoryKind,
     pub(crate) lease: u64,
     pub(crate) key: u128,
@@ -71,7 +73,8 @@ impl Grant {
             out.u16(address.port());
         }
         out.u8(self.local.is_some().into())
-            .text(self.local.as_deref().unwrap_or(""));
+            .text(self.local.as_deref().unwrap_or(""))
+            .u8(self.nixl.into());
         match self.memory {
             MemoryKind::Host => out.u8(0).u32(0),
             MemoryKind::Device(device) => out.u8(1).u32(device),
@@ -112,6 +115,7 @@ impl Grant {
                 value: 0,
             });
         }
+        let nixl = from.flag("NIXL flag")?;
         let memory = memory(&mut from)?;
         let (lease, key, page_bytes) = (from.u64()?, from.u128()?, from.u64()?);
         let page_bytes = usize::try_from(page_bytes)
@@ -136,6 +140,7 @@ impl Grant {
             machine,
             addresses,
             local,
+            nixl,
             memory,
             lease,
             key,

@@ -27,7 +27,7 @@
 //! };
 //! # drop(descriptor); drop(ended); Ok(()) }
 //! # fn prefill(region: MemoryRegion, layout: Layout, descriptor: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
-//! let initiator = Initiator::new(layout, InitiatorConfig::default());
+//! let initiator = Initiator::new(layout, InitiatorConfig::default())?;
 //! let mut writer = initiator.open(&Grant::from_bytes(descriptor)?)?;
 //! for (index, page) in [2, 3, 5].into_iter().enumerate() {
 //!     writer.write(index, region.source(page, ())?)?;
@@ -66,6 +66,7 @@ mod layout;
 mod lease;
 mod machine;
 mod memory;
+mod nixl;
 mod passing;
 mod ring;
 mod socket;
@@ -83,5 +84,6 @@ pub use initiator::Initiator;
 pub use layout::Layout;
 pub use lease::{Lease, LeaseEvent, LeaseTable, NotComplete, OnEvent, WritesEnded};
 pub use memory::{MemoryKind, MemoryRegion, RegionError, Source};
+pub use nixl::{Check, Finding, NixlConfig, NixlError, Probe, choose, nixl_is_loaded, probe};
 pub use stats::{FailureKind, LeaseStats, Stats, WireStats};
 pub use target::Target;

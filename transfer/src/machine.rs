@@ -21,3 +21,23 @@ pub(crate) fn random_u128() -> io::Result<u128> {
     }
     Ok(u128::from_le_bytes(bytes))
 }
+
+/// How much memory this process may lock, for people.
+#[cfg(feature = "nixl")]
+pub(crate) fn memlock_limit() -> String {
+    match memlock_bytes() {
+        None => "unlimited".into(),
+        Some(bytes) => format!("{} KiB", bytes >> 10),
+    }
+}
+
+/// How much memory this process may lock; `None` without a limit.
+pub(crate) fn memlock_bytes() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a local of the right type.
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}

@@ -96,6 +96,11 @@ impl MemoryRegion {
         self.inner.kind
     }
 
+    /// All of its pages.
+    pub fn bytes(&self) -> usize {
+        self.inner.page_bytes * self.inner.pages
+    }
+
     /// Whether both name the same registration.
     pub fn is_same(&self, other: &MemoryRegion) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
@@ -175,6 +180,15 @@ impl Source {
         match &self.0 {
             Kind::Page { region, .. } => region.kind(),
             Kind::Bytes(_) => MemoryKind::Host,
+        }
+    }
+
+    /// The registered region that it is a page of, if it is one.
+    #[cfg(feature = "nixl")]
+    pub(crate) fn region(&self) -> Option<(&MemoryRegion, u32)> {
+        match &self.0 {
+            Kind::Page { region, page, .. } => Some((region, *page)),
+            Kind::Bytes(_) => None,
         }
     }
 

@@ -1,10 +1,12 @@
-//! The shared memory of one local connection.
+//! The memory at the target into which the peer of one connection writes payload.
 //!
 //! A ring holds payload bytes and nothing else: positions and lengths travel over the socket, so
-//! nothing that either side relies on lies in memory that the other can change. The target makes
-//! the ring and maps it read-only; the peer writes it. The memory has no name and goes when both
-//! ends have dropped it, however they end. It is sealed against shrinking, so that neither side can
-//! make the other fault.
+//! nothing that either side relies on lies in memory that the other can change.
+//!
+//! A peer of this machine maps the ring, too. The target makes it and maps it read-only; the memory
+//! has no name and goes when both ends have dropped it, however they end. It is sealed against
+//! shrinking, so that neither side can make the other fault. A peer with remote access writes a ring
+//! of the target's own memory by address ([`crate::nixl`]).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -18,6 +20,8 @@ struct Ring {
     base: *mut u8,
     bytes: usize,
     position: usize,
+    /// Whether somebody may still write to its addresses when it has gone.
+    haunted: bool,
 }
 
 // SAFETY: the mapping is owned; the raw pointer is used through `&mut self` only.
@@ -25,17 +29,12 @@ unsafe impl Send for Ring {}
 
 impl Ring {
     fn map(fd: RawFd, bytes: usize, protection: i32) -> io::Result<Ring> {
-        // SAFETY: a fresh shared mapping at an address of the kernel's choice; checked below.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                protection,
-                libc::MAP_SHARED,
-                fd,
-                0,
-            )
-        };
+        Self::mapped(bytes, protection, libc::MAP_SHARED, fd)
+    }
+
+    fn mapped(bytes: usize, protection: i32, flags: i32, fd: RawFd) -> io::Result<Ring> {
+        // SAFETY: a fresh mapping at an address of the kernel's choice; checked below.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -43,6 +42,7 @@ impl Ring {
             base: base.cast(),
             bytes,
             position: 0,
+            haunted: false,
         })
     }
 
@@ -62,7 +62,23 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: the mapping made by `map`, unmapped once.
+        if self.haunted {
+            let flags =
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+            // SAFETY: replaces the mapping made by `mapped`, once, with one that nobody can access.
+            let empty =
+                unsafe { libc::mmap(self.base.cast(), self.bytes, libc::PROT_NONE, flags, -1, 0) };
+            if empty != libc::MAP_FAILED {
+                return;
+            }
+            // Only a system out of mappings gets here. Unmapping is what must not happen.
+            tracing::error!(
+                bytes = self.bytes,
+                "cannot retire a ring: its memory is lost"
+            );
+            return;
+        }
+        // SAFETY: the mapping made by `mapped`, unmapped once.
         unsafe { libc::munmap(self.base.cast(), self.bytes) };
     }
 }
@@ -87,6 +103,22 @@ impl RingReader {
             RingReader(Ring::map(fd.as_raw_fd(), bytes, libc::PROT_READ)?),
             fd,
         ))
+    }
+
+    /// Makes a ring in memory of this process's own, to be registered for a peer's remote access.
+    ///
+    /// When it is dropped its memory is given back, but its addresses are not used again as long as
+    /// the process lives: a peer on this machine may write by address without any key (UCX does, by
+    /// `process_vm_writev`), and one that was stopped meanwhile would hit whatever is there by then.
+    pub(crate) fn registered(bytes: usize) -> io::Result<RingReader> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let mut ring = Ring::mapped(bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1)?;
+        ring.haunted = true;
+        Ok(RingReader(ring))
+    }
+
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.0.base
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -186,6 +186,22 @@ pub(crate) fn wait(fds: &mut [libc::pollfd], deadline: Option<Instant>) -> io::R
     }
 }
 
+/// Waits until one of `fds` is ready, for a time that may be shorter than a millisecond; false when
+/// that was over first.
+pub(crate) fn wait_briefly(fds: &mut [libc::pollfd], time: Duration) -> io::Result<bool> {
+    let time = libc::timespec {
+        tv_sec: time.as_secs() as libc::time_t,
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    let (count, no_mask) = (fds.len() as libc::nfds_t, std::ptr::null());
+    // SAFETY: pointer and length are of one slice, the time is a local, and no mask is allowed.
+    match cvt(unsafe { libc::ppoll(fds.as_mut_ptr(), count, &raw const time, no_mask) }) {
+        Ok(ready) => Ok(ready > 0),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// -1 as the error it stands for.
 pub(crate) fn cvt(result: c_int) -> io::Result<c_int> {
     if result < 0 {

@@ -38,6 +38,7 @@ failure_kinds! {
     Checksum => "checksum",
     Incomplete => "incomplete",
     Abandoned => "abandoned",
+    Unavailable => "unavailable",
 }
 
 impl FailureKind {
@@ -54,6 +55,7 @@ impl FailureKind {
 /// Counters of one target or one initiator since its start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {
+    pub nixl: WireStats,
     pub shm: WireStats,
     pub tcp: WireStats,
     /// All zero at an initiator, which has none.
@@ -65,6 +67,7 @@ pub struct Stats {
 impl Stats {
     pub fn wire(&self, wire: Wire) -> &WireStats {
         match wire {
+            Wire::Nixl => &self.nixl,
             Wire::Shm => &self.shm,
             Wire::Tcp => &self.tcp,
         }
@@ -146,6 +149,7 @@ impl WireCounters {
 /// The live form of [`Stats`], shared by the threads of one side.
 #[derive(Default)]
 pub(crate) struct Counters {
+    nixl: WireCounters,
     shm: WireCounters,
     tcp: WireCounters,
     failures: [AtomicU64; FailureKind::ALL.len()],
@@ -154,6 +158,7 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn wire(&self, wire: Wire) -> &WireCounters {
         match wire {
+            Wire::Nixl => &self.nixl,
             Wire::Shm => &self.shm,
             Wire::Tcp => &self.tcp,
         }
@@ -166,6 +171,7 @@ impl Counters {
     pub(crate) fn snapshot(&self, leases: LeaseStats) -> Stats {
         let failures = FailureKind::ALL.iter().zip(&self.failures);
         Stats {
+            nixl: self.nixl.snapshot(),
             shm: self.shm.snapshot(),
             tcp: self.tcp.snapshot(),
             leases,

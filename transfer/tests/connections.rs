@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::sides::{self, BOTH, PAGE, initiator, layout, loopback, target};
+use common::sides::{self, ALL, PAGE, initiator, layout, loopback, target, target_config, total};
 use common::{Pool, pattern, wait_until};
 use millrace_transfer::{
     FailureKind, Initiator, InitiatorConfig, Layout, OpenError, PageInitiator, PageTarget, Source,
@@ -22,7 +22,7 @@ fn auto_takes_shared_memory_where_it_can_and_tcp_where_not() {
 
     let config = TargetConfig {
         shm: false,
-        ..TargetConfig::default()
+        ..target_config()
     };
     let no_shm = Target::bind(loopback(), pool.region.clone(), layout(), config).unwrap();
     let (lease, grant) = no_shm.grant(&[0], None).unwrap();
@@ -39,7 +39,7 @@ fn auto_takes_shared_memory_where_it_can_and_tcp_where_not() {
 fn peers_that_do_not_fit_are_refused_by_the_field_that_differs() {
     let pool = Pool::new(PAGE, 4);
     let target = target(&pool);
-    for transport in BOTH {
+    for &transport in ALL {
         let (lease, grant) = target.grant(&[0], None).unwrap();
         let config = InitiatorConfig {
             transport,
@@ -47,6 +47,7 @@ fn peers_that_do_not_fit_are_refused_by_the_field_that_differs() {
         };
         let refused = |layout: Layout| {
             Initiator::new(layout, config.clone())
+                .unwrap()
                 .open(&grant)
                 .err()
                 .unwrap()
@@ -74,7 +75,10 @@ fn peers_that_do_not_fit_are_refused_by_the_field_that_differs() {
         let _ = lease.revoke();
     }
     // The page size is refused before any connection is made; the other three met the target.
-    assert_eq!(target.stats().failures(FailureKind::Mismatch), 6);
+    assert_eq!(
+        target.stats().failures(FailureKind::Mismatch),
+        3 * ALL.len() as u64
+    );
 }
 
 #[test]
@@ -126,11 +130,11 @@ fn a_restarted_target_refuses_old_grants_and_takes_new_ones() {
 
 #[test]
 fn too_many_connections_are_turned_away_and_room_is_made_again() {
-    for transport in BOTH {
+    for &transport in ALL {
         let pool = Pool::new(PAGE, 2);
         let config = TargetConfig {
             max_connections: 1,
-            ..TargetConfig::default()
+            ..target_config()
         };
         let target = Target::bind(loopback(), pool.region.clone(), layout(), config).unwrap();
         let (lease, grant) = target.grant(&[0], None).unwrap();
@@ -147,12 +151,12 @@ fn too_many_connections_are_turned_away_and_room_is_made_again() {
 
 #[test]
 fn idle_connections_close_and_used_ones_stay() {
-    for transport in BOTH {
+    for &transport in ALL {
         let pool = Pool::new(PAGE, 2);
         let idle = Duration::from_millis(900);
         let config = TargetConfig {
             idle,
-            ..TargetConfig::default()
+            ..target_config()
         };
         let target = Target::bind(loopback(), pool.region.clone(), layout(), config).unwrap();
         // More patient than the target, whose time counts.
@@ -160,8 +164,8 @@ fn idle_connections_close_and_used_ones_stay() {
             transport,
             ..InitiatorConfig::default()
         };
-        let initiator = Initiator::new(layout(), config);
-        let open = || target.stats().shm.connections + target.stats().tcp.connections;
+        let initiator = Initiator::new(layout(), config).unwrap();
+        let open = || total(&target.stats(), |wire| wire.connections);
         let (lease, grant) = target.grant(&[0], None).unwrap();
         let mut writer = initiator.open(&grant).unwrap();
         // Longer than the target bears silence: signs of life keep it open.
@@ -192,7 +196,7 @@ fn idle_connections_close_and_used_ones_stay() {
 
 #[test]
 fn dropping_an_initiator_fails_what_is_in_flight() {
-    for transport in BOTH {
+    for &transport in ALL {
         let pool = Pool::new(PAGE, 2);
         let target = target(&pool);
         let initiator = initiator(transport);
@@ -213,7 +217,7 @@ fn dropping_an_initiator_fails_what_is_in_flight() {
 
 #[test]
 fn a_panicking_callback_or_source_fails_its_connection_and_nothing_else() {
-    for transport in BOTH {
+    for &transport in ALL {
         let pool = Pool::new(PAGE, 2);
         let target = target(&pool);
         let initiator = initiator(transport);
@@ -258,9 +262,6 @@ fn a_panicking_callback_or_source_fails_its_connection_and_nothing_else() {
         }
         writer.finish(Vec::new()).unwrap();
         let _ = lease.complete().unwrap();
-        assert_eq!(
-            initiator.stats().shm.in_flight + initiator.stats().tcp.in_flight,
-            0
-        );
+        assert_eq!(total(&initiator.stats(), |wire| wire.in_flight), 0);
     }
 }

@@ -10,22 +10,26 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::sides::total;
 use common::{Pool, pattern, wait_until};
 use millrace_transfer::{
-    FailureKind, Grant, Initiator, InitiatorConfig, Layout, LeaseEvent, PageInitiator, PageTarget,
-    Source, Target, TargetConfig, Transport, WriteError,
+    FailureKind, Grant, Initiator, InitiatorConfig, Layout, LeaseEvent, NixlConfig, PageInitiator,
+    PageTarget, Source, Target, TargetConfig, Transport, WriteError,
 };
 
 /// Large against the ring and against what a socket takes at once, so that a page goes in parts.
 const PAGE: usize = 8 << 20;
 const PAGES: usize = 4;
 const LONG: Duration = Duration::from_secs(60);
-const BOTH: [&str; 2] = ["shm", "tcp"];
+const ALL: &[&str] = match cfg!(feature = "nixl") {
+    true => &["shm", "tcp", "nixl"],
+    false => &["shm", "tcp"],
+};
 const IS_PEER: &str = "MILLRACE_TRANSFER_TEST_PEER";
 
 // ---- the peer's side --------------------------------------------------------------------------
 
-/// What a peer does to itself when it is about to send the fourth part or so of a page.
+/// What a peer does to itself in the middle of a page.
 #[derive(Clone, Copy, PartialEq)]
 enum Act {
     Nothing,
@@ -36,18 +40,21 @@ enum Act {
 struct Page {
     bytes: Vec<u8>,
     act: Act,
+    /// At which look: the fourth part or so of a page. By NIXL parts are told of only once they are
+    /// there, so there it is one for which the target must have taken the first.
+    at: usize,
     looks: AtomicUsize,
 }
 
 impl AsRef<[u8]> for Page {
-    /// Looked at once when queued, once for a checksum, and once for every part that is sent.
+    /// Looked at once when queued, once for a checksum, and once or twice for every part.
     fn as_ref(&self) -> &[u8] {
         let signal = match self.act {
             Act::Nothing => return &self.bytes,
             Act::Stop => libc::SIGSTOP,
             Act::Kill => libc::SIGKILL,
         };
-        if self.looks.fetch_add(1, Ordering::Relaxed) == 5 {
+        if self.looks.fetch_add(1, Ordering::Relaxed) == self.at {
             // To this very thread, which must not send another byte meanwhile.
             // SAFETY: no memory is involved.
             unsafe { libc::raise(signal) };
@@ -95,6 +102,7 @@ fn peer_initiator(wire: &str) {
             let page = Page {
                 bytes: pattern(grant.lease(), index, PAGE),
                 act,
+                at: if wire == "nixl" { 14 } else { 5 },
                 looks: AtomicUsize::new(0),
             };
             if writer.write(index, Source::from_bytes(page)).is_err() {
@@ -203,6 +211,10 @@ fn bind(pool: &Pool, stall: Duration) -> Target {
     let config = TargetConfig {
         ring_bytes: 1 << 20,
         stall,
+        nixl: cfg!(feature = "nixl").then(|| NixlConfig {
+            ring_bytes: 1 << 20,
+            ..NixlConfig::default()
+        }),
         ..TargetConfig::default()
     };
     Target::bind(
@@ -215,10 +227,10 @@ fn bind(pool: &Pool, stall: Duration) -> Target {
 }
 
 fn initiator(wire: &str, stall: Duration) -> Initiator {
-    let transport = if wire == "shm" {
-        Transport::Shm
-    } else {
-        Transport::Tcp
+    let transport = match wire {
+        "shm" => Transport::Shm,
+        "nixl" => Transport::Nixl,
+        _ => Transport::Tcp,
     };
     Initiator::new(
         Layout::new(PAGE),
@@ -228,10 +240,11 @@ fn initiator(wire: &str, stall: Duration) -> Initiator {
             ..InitiatorConfig::default()
         },
     )
+    .unwrap()
 }
 
 fn connections(target: &Target) -> u64 {
-    target.stats().shm.connections + target.stats().tcp.connections
+    total(&target.stats(), |wire| wire.connections)
 }
 
 const OWNED: [u8; 2] = [0xee, 0x11];
@@ -265,7 +278,7 @@ fn works(pool: &Pool, target: &Target, peer: &mut Peer) {
 fn a_peer_killed_before_during_and_after_a_write_costs_nothing() {
     let pool = Pool::new(PAGE, PAGES);
     let target = bind(&pool, LONG);
-    for wire in BOTH {
+    for &wire in ALL {
         for round in 0..20 {
             // Before: it has opened the grant and written nothing.
             let mut peer = Peer::start(wire);
@@ -303,14 +316,14 @@ fn a_peer_killed_before_during_and_after_a_write_costs_nothing() {
     }
     let stats = target.stats();
     assert_eq!((stats.leases.active, stats.leases.dropped), (0, 0));
-    assert_eq!((stats.shm.in_flight, stats.tcp.in_flight), (0, 0));
+    assert_eq!(total(&stats, |wire| wire.in_flight), 0);
 }
 
 #[test]
 fn a_peer_stopped_in_a_write_and_resumed_after_revocation_lands_nothing() {
     let pool = Pool::new(PAGE, PAGES);
     let target = bind(&pool, LONG);
-    for wire in BOTH {
+    for &wire in ALL {
         let mut peer = Peer::start(wire);
         for round in 0..20 {
             let (lease, grant) = target.grant(&[2], None).unwrap();
@@ -341,13 +354,15 @@ fn a_peer_stopped_in_a_write_and_resumed_after_revocation_lands_nothing() {
         (stats.shm.connections_opened, stats.tcp.connections_opened),
         (1, 1)
     );
+    assert_eq!(stats.nixl.connections_opened as usize, ALL.len() - 2);
 }
 
 #[test]
 fn a_peer_that_stays_stopped_loses_its_connection_and_hinders_nobody() {
     let pool = Pool::new(PAGE, PAGES);
-    let target = bind(&pool, Duration::from_millis(200));
-    for wire in BOTH {
+    // Long enough for NIXL to make a first connection on a busy machine.
+    let target = bind(&pool, Duration::from_secs(2));
+    for &wire in ALL {
         let mut stopped = Peer::start(wire);
         let (lease, grant) = target.grant(&[0], None).unwrap();
         stopped.tell("write", "stop", &grant);
@@ -369,12 +384,15 @@ fn a_peer_that_stays_stopped_loses_its_connection_and_hinders_nobody() {
         drop((stopped, other));
         wait_until("all connections go", || connections(&target) == 0);
     }
-    assert_eq!(target.stats().failures(FailureKind::Stalled), 2);
+    assert_eq!(
+        target.stats().failures(FailureKind::Stalled) as usize,
+        ALL.len()
+    );
 }
 
 #[test]
 fn a_target_that_dies_fails_its_writers_soon_and_others_go_on() {
-    for wire in BOTH {
+    for &wire in ALL {
         let initiator = initiator(wire, LONG);
         let mut dying = Peer::start("target");
         let grant = Grant::from_bytes(&unhex(&dying.hear())).unwrap();
@@ -409,10 +427,7 @@ fn a_target_that_dies_fails_its_writers_soon_and_others_go_on() {
             "{failed}"
         );
         assert_eq!(initiator.stats().failures(FailureKind::Lost), 1);
-        assert_eq!(
-            initiator.stats().shm.in_flight + initiator.stats().tcp.in_flight,
-            0
-        );
+        assert_eq!(total(&initiator.stats(), |wire| wire.in_flight), 0);
 
         let pool = Pool::new(PAGE, PAGES);
         let living = bind(&pool, LONG);
@@ -428,7 +443,7 @@ fn a_target_that_dies_fails_its_writers_soon_and_others_go_on() {
 
 #[test]
 fn a_target_that_stops_is_given_up_after_the_stall_time() {
-    for wire in BOTH {
+    for &wire in ALL {
         let initiator = initiator(wire, Duration::from_millis(200));
         let mut stopping = Peer::start("target");
         let grant = Grant::from_bytes(&unhex(&stopping.hear())).unwrap();
@@ -449,6 +464,7 @@ fn a_target_that_stops_is_given_up_after_the_stall_time() {
         };
         assert!(
             Initiator::new(Layout::new(PAGE), config)
+                .unwrap()
                 .open(&grant)
                 .is_err()
         );

@@ -98,7 +98,7 @@ fn grants_decode_strictly() {
     other[4] += 1;
     assert_eq!(
         Grant::from_bytes(&other),
-        Err(DecodeError::Version { ours: 1, theirs: 2 })
+        Err(DecodeError::Version { ours: 2, theirs: 3 })
     );
     // The key is a secret.
     assert!(!format!("{grant:?}").contains("key"));

@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::sides::{ALL, target_config};
 use common::{Pool, pattern};
 use millrace_transfer::{
     Grant, Initiator, InitiatorConfig, Layout, Lease, LeaseEvent, PageInitiator, PageTarget,
@@ -62,7 +63,7 @@ impl World {
         let pool = Pool::new(PAGE, PAGES as usize);
         let config = TargetConfig {
             ring_bytes: 64 << 10,
-            ..TargetConfig::default()
+            ..target_config()
         };
         let address = "127.0.0.1:0".parse().unwrap();
         let target = Target::bind(address, pool.region.clone(), Layout::new(PAGE), config).unwrap();
@@ -71,7 +72,7 @@ impl World {
             checksums: true,
             ..InitiatorConfig::default()
         };
-        let initiator = Initiator::new(Layout::new(PAGE), config);
+        let initiator = Initiator::new(Layout::new(PAGE), config).unwrap();
         let owned = vec![Some(vec![0; PAGE]); PAGES as usize];
         World {
             pool,
@@ -199,8 +200,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn bytes_land_only_under_their_lease(steps in steps(), shm: bool) {
-        let mut world = World::new(if shm { Transport::Shm } else { Transport::Tcp });
+    fn bytes_land_only_under_their_lease(steps in steps(), way in 0..ALL.len()) {
+        let mut world = World::new(ALL[way]);
         for step in &steps {
             world.step(step);
             world.check();

@@ -3,10 +3,11 @@
 
 mod common;
 
+use common::sides::{ALL, target_config, total};
 use common::{Pool, pattern, wait_until};
 use millrace_transfer::{
     FailureKind, Grant, Initiator, InitiatorConfig, Layout, PageInitiator, PageTarget, Source,
-    Target, TargetConfig, Transport,
+    Target, Wire,
 };
 
 const PAGE: usize = 20_000;
@@ -39,16 +40,16 @@ fn a_thousand_abandoned_grants_leave_nothing() {
         "127.0.0.1:0".parse().unwrap(),
         pool.region.clone(),
         Layout::new(PAGE),
-        TargetConfig::default(),
+        target_config(),
     )
     .unwrap();
     let before = held();
-    for transport in [Transport::Shm, Transport::Tcp] {
+    for &transport in ALL {
         let config = InitiatorConfig {
             transport,
             ..InitiatorConfig::default()
         };
-        let mut initiator = Initiator::new(Layout::new(PAGE), config.clone());
+        let mut initiator = Initiator::new(Layout::new(PAGE), config.clone()).unwrap();
         for round in 0..1000u64 {
             let (lease, grant) = target.grant(&[1, 3, 5, 7], None).unwrap();
             let grant = Grant::from_bytes(&grant.to_bytes()).unwrap();
@@ -72,14 +73,18 @@ fn a_thousand_abandoned_grants_leave_nothing() {
             }
             if round % 50 == 0 {
                 // Its connection goes with it.
-                initiator = Initiator::new(Layout::new(PAGE), config.clone());
+                initiator = Initiator::new(Layout::new(PAGE), config.clone()).unwrap();
             }
         }
         drop(initiator);
     }
     wait_until("everything is given back", || held() == before);
     let stats = target.stats();
-    assert_eq!((stats.leases.granted, stats.leases.revoked), (2000, 2000));
+    let rounds = 1000 * ALL.len() as u64;
+    assert_eq!(
+        (stats.leases.granted, stats.leases.revoked),
+        (rounds, rounds)
+    );
     assert_eq!(
         (
             stats.leases.active,
@@ -88,12 +93,10 @@ fn a_thousand_abandoned_grants_leave_nothing() {
         ),
         (0, 0, 0)
     );
-    for wire in [&stats.shm, &stats.tcp] {
-        assert_eq!(
-            (wire.connections, wire.in_flight, wire.connections_opened),
-            (0, 0, 20)
-        );
+    for wire in Wire::ALL.map(|wire| stats.wire(wire)) {
+        assert_eq!((wire.connections, wire.in_flight), (0, 0));
     }
+    assert_eq!(total(&stats, |wire| wire.connections_opened), rounds / 50);
     // Nothing but what was abandoned counts as a failure.
     let others = stats.failures.iter().filter(|(kind, _)| {
         !matches!(

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::sides::{BOTH, LONG, PAGE, initiator, layout, loopback, target};
+use common::sides::{ALL, LONG, PAGE, initiator, layout, loopback, target, total};
 use common::{Pool, pattern, wait_until};
 use millrace_transfer::{
     BindError, FailureKind, Grant, Initiator, InitiatorConfig, LeaseEvent, MemoryKind,
@@ -17,7 +17,7 @@ use millrace_transfer::{
 
 #[test]
 fn pages_arrive_and_the_message_after_them() {
-    for transport in BOTH {
+    for &transport in ALL {
         let pool = Pool::new(PAGE, 20);
         let target = target(&pool);
         let initiator = initiator(transport);
@@ -66,10 +66,10 @@ fn pages_arrive_and_the_message_after_them() {
                     .all(|page| pool.read(page) == vec![0; PAGE])
             );
         }
-        let wire = if transport == Transport::Shm {
-            Wire::Shm
-        } else {
-            Wire::Tcp
+        let wire = match transport {
+            Transport::Shm => Wire::Shm,
+            Transport::Nixl => Wire::Nixl,
+            _ => Wire::Tcp,
         };
         for stats in [target.stats(), initiator.stats()] {
             let seen = stats.wire(wire);
@@ -110,7 +110,7 @@ fn sources_are_kept_until_acknowledged_and_then_let_go() {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
-    for transport in BOTH {
+    for &transport in ALL {
         let (from, to) = (Pool::new(PAGE, 4), Pool::new(PAGE, 4));
         (0..4).for_each(|page| from.fill(page, &pattern(9, page as usize, PAGE)));
         let target = target(&to);
@@ -143,7 +143,7 @@ fn sources_have_been_let_go_when_a_failure_is_told() {
             self.0.fetch_sub(1, Ordering::SeqCst);
         }
     }
-    for transport in BOTH {
+    for &transport in ALL {
         let (from, to) = (Pool::new(PAGE, 1), Pool::new(PAGE, 64));
         let target = target(&to);
         let initiator = initiator(transport);
@@ -177,7 +177,7 @@ fn a_full_queue_hands_the_source_back() {
         queue_pages: 1,
         ..InitiatorConfig::default()
     };
-    let initiator = Initiator::new(layout(), config);
+    let initiator = Initiator::new(layout(), config).unwrap();
     let pages: Vec<u32> = (0..8).collect();
     let (lease, grant) = target.grant(&pages, None).unwrap();
     let mut writer = initiator.open(&grant).unwrap();
@@ -294,7 +294,7 @@ fn slips_of_the_writer_are_caught_before_they_are_sent() {
 
 #[test]
 fn a_revoked_lease_takes_no_more_and_leaves_the_connection_alone() {
-    for transport in BOTH {
+    for &transport in ALL {
         let pool = Pool::new(PAGE, 4);
         let target = target(&pool);
         let initiator = initiator(transport);
@@ -330,16 +330,13 @@ fn a_revoked_lease_takes_no_more_and_leaves_the_connection_alone() {
         let ended = failures.failures(FailureKind::LeaseEnded);
         assert!((1..=2).contains(&ended));
         assert_eq!(initiator.stats().failures(FailureKind::LeaseEnded), ended);
-        assert_eq!(
-            failures.shm.connections_opened + failures.tcp.connections_opened,
-            1
-        );
+        assert_eq!(total(&failures, |wire| wire.connections_opened), 1);
     }
 }
 
 #[test]
 fn many_writers_share_a_connection() {
-    for transport in BOTH {
+    for &transport in ALL {
         let pool = Pool::new(PAGE, 64);
         let target = target(&pool);
         let initiator = initiator(transport);
@@ -366,10 +363,7 @@ fn many_writers_share_a_connection() {
             }
         });
         let stats = initiator.stats();
-        assert_eq!(
-            stats.shm.connections_opened + stats.tcp.connections_opened,
-            1
-        );
-        assert_eq!(stats.shm.pages + stats.tcp.pages, 640);
+        assert_eq!(total(&stats, |wire| wire.connections_opened), 1);
+        assert_eq!(total(&stats, |wire| wire.pages), 640);
     }
 }

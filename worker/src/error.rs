@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use millrace_engine::{EngineError, experts::ExpertError};
 use millrace_exchange::MeshError;
 use millrace_model::{checkpoint::CheckpointError, text::TextError};
-use millrace_transfer::{BindError, RegionError};
+use millrace_transfer::{BindError, NixlError, RegionError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -35,6 +35,8 @@ pub enum WorkerError {
     Region(#[from] RegionError),
     #[error("cannot receive KV pages: {0}")]
     Transfer(#[from] BindError),
+    #[error("cannot send KV pages: {0}")]
+    Nixl(#[from] NixlError),
     #[error("the gRPC server failed: {0}")]
     Serve(#[from] tonic::transport::Error),
     #[error(transparent)]

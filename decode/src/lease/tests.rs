@@ -52,7 +52,7 @@ impl Decoder {
 
 fn writer(pages: &PagesAtPeer) -> (Arc<Initiator>, Box<dyn PageWriter>) {
     let layout = Layout::new(LAYOUT.page_bytes());
-    let initiator = Arc::new(Initiator::new(layout, InitiatorConfig::default()));
+    let initiator = Arc::new(Initiator::new(layout, InitiatorConfig::default()).unwrap());
     let grant = Grant::from_bytes(pages.descriptor()).unwrap();
     let writer = initiator.open(&grant).unwrap();
     (initiator, writer)

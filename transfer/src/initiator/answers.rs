@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Instant;
 
+use super::connect::Way;
 use super::delivery::Delivery;
 use super::peer::Job;
 use super::sender::{Sender, Unanswered, What};
@@ -31,8 +32,12 @@ impl Sender {
     fn take_answer(&mut self, frame: Frame) -> Result<(), WriteError> {
         match frame {
             Frame::Credit { bytes } => {
-                let ring = self.connection.ring.as_mut();
-                if ring.is_some_and(|ring| ring.credit(bytes)) {
+                let taken = match &mut self.connection.way {
+                    Way::Socket => false,
+                    Way::Shared(ring) => ring.credit(bytes),
+                    Way::Remote(ring) => ring.credit(bytes),
+                };
+                if taken {
                     return Ok(());
                 }
                 Err(WriteError::Protocol(format!(
@@ -55,6 +60,7 @@ impl Sender {
                 }
                 // The target closes after any other refusal, maybe before it has the whole page.
                 self.page = None;
+                self.abandon_writes();
                 let refused = WriteError::Refused { kind, detail };
                 if let Ok(answered) = self.answered(seq) {
                     self.refused(answered, &refused);
@@ -68,8 +74,12 @@ impl Sender {
     /// The entry that an answer is for: the oldest, wholly sent.
     fn answered(&mut self, seq: u64) -> Result<Unanswered, WriteError> {
         let sent = self.unanswered.len() - usize::from(self.page.is_some());
+        let on_its_way = match &self.connection.way {
+            Way::Remote(ring) => ring.is_writing_page(seq),
+            _ => false,
+        };
         match self.unanswered.front() {
-            Some(front) if front.seq == seq && sent > 0 => {
+            Some(front) if front.seq == seq && sent > 0 && !on_its_way => {
                 Ok(self.unanswered.pop_front().expect("there is a front"))
             }
             _ => Err(WriteError::Protocol(format!(

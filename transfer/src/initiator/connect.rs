@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{InitiatorConfig, Transport, Wire};
@@ -14,6 +15,7 @@ use crate::grant::Grant;
 use crate::inbox::Inbox;
 use crate::layout::Layout;
 use crate::machine;
+use crate::nixl::{Agent, RemoteRing};
 use crate::passing::recv_with_fd;
 use crate::ring::RingWriter;
 use crate::socket::{READABLE, Socket};
@@ -23,24 +25,38 @@ pub(crate) struct Connection {
     pub wire: Wire,
     pub socket: Socket,
     pub inbox: Inbox,
-    /// Present on local connections.
-    pub ring: Option<RingWriter>,
+    pub way: Way,
     pub checksums: bool,
     /// The shorter of the two sides' patience with silence.
     pub idle: Duration,
 }
 
+/// Where payload goes.
+pub(crate) enum Way {
+    /// Over the socket, between frames.
+    Socket,
+    /// Into a ring that this process has mapped.
+    Shared(RingWriter),
+    /// Into a ring in the target's memory.
+    Remote(RemoteRing),
+}
+
 /// Signs of life are never sent more often than this asks for, whatever a target says.
 const MIN_IDLE: Duration = Duration::from_millis(30);
 
-pub(crate) fn connect(
-    grant: &Grant,
-    layout: &Layout,
-    config: &InitiatorConfig,
-) -> Result<Connection, OpenError> {
+/// What connections of one initiator have in common.
+pub(crate) struct Origin<'a> {
+    pub layout: &'a Layout,
+    pub config: &'a InitiatorConfig,
+    /// Where this side has NIXL.
+    pub nixl: Option<&'a Arc<Agent>>,
+}
+
+pub(crate) fn connect(grant: &Grant, origin: &Origin<'_>) -> Result<Connection, OpenError> {
+    let config = origin.config;
     let mut last = OpenError::NoAddress("tcp");
-    for address in addresses(grant, config.transport)? {
-        match attempt(&address, grant, layout, config) {
+    for address in addresses(grant, config.transport, origin.nixl.is_some())? {
+        match attempt(&address, grant, origin) {
             Ok(connection) => {
                 tracing::info!(wire = connection.wire.as_str(), %address, "connected to a target");
                 return Ok(connection);
@@ -48,7 +64,13 @@ pub(crate) fn connect(
             // It is there and has made up its mind.
             Err(error @ (OpenError::Mismatch { .. } | OpenError::Busy)) => return Err(error),
             Err(error) => {
-                tracing::info!(%address, %error, "not this way");
+                match error {
+                    // Slower from here on, and nobody would know.
+                    OpenError::Unavailable { .. } => {
+                        tracing::warn!(%address, %error, "not this way")
+                    }
+                    _ => tracing::info!(%address, %error, "not this way"),
+                }
                 last = error;
             }
         }
@@ -59,6 +81,7 @@ pub(crate) fn connect(
 #[derive(Debug)]
 enum Address {
     Local(String),
+    Nixl(SocketAddr),
     Tcp(SocketAddr),
 }
 
@@ -66,15 +89,16 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Local(name) => write!(f, "local socket {name}"),
+            Address::Nixl(address) => write!(f, "{address} (NIXL)"),
             Address::Tcp(address) => address.fmt(f),
         }
     }
 }
 
 /// Where the target may be reached, best first.
-fn addresses(grant: &Grant, transport: Transport) -> Result<Vec<Address>, OpenError> {
+fn addresses(grant: &Grant, transport: Transport, nixl: bool) -> Result<Vec<Address>, OpenError> {
     let local = match &grant.local {
-        _ if transport == Transport::Tcp => None,
+        _ if !transport.allows(Wire::Shm) => None,
         Some(name) if grant.machine != 0 && grant.machine == machine::boot_id() => {
             Some(Address::Local(name.clone()))
         }
@@ -82,26 +106,32 @@ fn addresses(grant: &Grant, transport: Transport) -> Result<Vec<Address>, OpenEr
         None if transport == Transport::Shm => return Err(OpenError::NoAddress("shm")),
         _ => None,
     };
-    let tcp = grant.addresses.iter().copied().map(Address::Tcp);
-    let tcp = tcp.filter(|_| transport != Transport::Shm);
-    Ok(local.into_iter().chain(tcp).collect())
+    if transport == Transport::Nixl && !grant.nixl {
+        return Err(OpenError::NoAddress("nixl"));
+    }
+    let over = |wire, allowed: bool, address: fn(SocketAddr) -> Address| {
+        let addresses = grant.addresses.iter().copied().map(address);
+        addresses.filter(move |_| allowed && transport.allows(wire))
+    };
+    Ok(local
+        .into_iter()
+        .chain(over(Wire::Nixl, nixl && grant.nixl, Address::Nixl))
+        .chain(over(Wire::Tcp, true, Address::Tcp))
+        .collect())
 }
 
-fn attempt(
-    address: &Address,
-    grant: &Grant,
-    layout: &Layout,
-    config: &InitiatorConfig,
-) -> Result<Connection, OpenError> {
+fn attempt(address: &Address, grant: &Grant, origin: &Origin<'_>) -> Result<Connection, OpenError> {
+    let patience = origin.config.connect;
     let (socket, wire) = match address {
         // Two pods of one machine usually have network namespaces of their own, and then this
         // fails at once.
         Address::Local(name) => (Socket::connect_local(name), Wire::Shm),
-        Address::Tcp(address) => (Socket::connect_tcp(*address, config.connect), Wire::Tcp),
+        Address::Nixl(address) => (Socket::connect_tcp(*address, patience), Wire::Nixl),
+        Address::Tcp(address) => (Socket::connect_tcp(*address, patience), Wire::Tcp),
     };
     let address = address.to_string();
     match socket {
-        Ok(socket) => handshake(socket, wire, &address, grant, layout, config),
+        Ok(socket) => handshake(socket, wire, &address, grant, origin),
         Err(error) => Err(OpenError::Connect {
             address,
             cause: error.to_string(),
@@ -114,9 +144,9 @@ fn handshake(
     wire: Wire,
     address: &str,
     grant: &Grant,
-    layout: &Layout,
-    config: &InitiatorConfig,
+    origin: &Origin<'_>,
 ) -> Result<Connection, OpenError> {
+    let config = origin.config;
     let failed = |cause: String| OpenError::Handshake {
         address: address.into(),
         cause,
@@ -131,7 +161,8 @@ fn handshake(
     let mut hello = Vec::new();
     Frame::Hello {
         incarnation: grant.incarnation,
-        layout: layout.clone(),
+        nixl: wire == Wire::Nixl,
+        layout: origin.layout.clone(),
     }
     .encode(&mut hello);
     // A target that turns us away unheard (it has too many connections) may have closed already;
@@ -144,15 +175,19 @@ fn handshake(
             ReplyError::Decode(error) => failed(error.to_string()),
         },
     })?;
-    let (ring_bytes, checksums, idle) = match reply {
+    let (ring_bytes, checksums, idle, ring_address, description) = match reply {
         Frame::Welcome {
             ring_bytes,
             checksums,
             idle_millis,
+            ring_address,
+            description,
         } => (
             ring_bytes,
             checksums || config.checksums,
             Duration::from_millis(idle_millis).clamp(MIN_IDLE, config.idle.max(MIN_IDLE)),
+            ring_address,
+            description,
         ),
         Frame::Refused {
             reason,
@@ -169,20 +204,32 @@ fn handshake(
                 },
                 Reason::OtherIncarnation => OpenError::OtherIncarnation,
                 Reason::Busy => OpenError::Busy,
+                Reason::NoNixl => OpenError::Unavailable {
+                    transport: Wire::Nixl.as_str(),
+                    cause: ours,
+                },
             });
         }
         other => return Err(failed(format!("it answered with a {} frame", other.name()))),
     };
-    let ring = match (wire, fd) {
-        (Wire::Tcp, _) => None,
-        (Wire::Shm, Some(fd)) => Some(RingWriter::open(fd, ring_bytes).map_err(broken)?),
-        (Wire::Shm, None) => return Err(failed("it passed no shared memory".into())),
+    let way = match (wire, fd, origin.nixl) {
+        (Wire::Tcp, ..) => Way::Socket,
+        (Wire::Shm, Some(fd), _) => Way::Shared(RingWriter::open(fd, ring_bytes).map_err(broken)?),
+        (Wire::Shm, None, _) => return Err(failed("it passed no shared memory".into())),
+        (Wire::Nixl, _, Some(agent)) => {
+            let ring = RemoteRing::open(agent, &description, ring_address, ring_bytes);
+            Way::Remote(ring.map_err(|error| OpenError::Unavailable {
+                transport: wire.as_str(),
+                cause: error.to_string(),
+            })?)
+        }
+        (Wire::Nixl, _, None) => unreachable!("tried only with an agent"),
     };
     Ok(Connection {
         wire,
         socket,
         inbox,
-        ring,
+        way,
         checksums,
         idle,
     })

@@ -17,12 +17,15 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::api::{PageInitiator, PageWriter};
-use crate::config::InitiatorConfig;
+use crate::config::{InitiatorConfig, Transport};
 use crate::error::OpenError;
 use crate::grant::Grant;
 use crate::layout::{Difference, Layout};
+use crate::memory::MemoryRegion;
+use crate::nixl::{Agent, NixlError};
 use crate::stats::{Counters, FailureKind, LeaseStats, Stats};
 
+use connect::Origin;
 use peer::{Peer, Running};
 use writer::Writer;
 
@@ -30,6 +33,7 @@ use writer::Writer;
 pub struct Initiator {
     layout: Layout,
     config: InitiatorConfig,
+    nixl: Option<Arc<Agent>>,
     counters: Arc<Counters>,
     /// By the target's incarnation. A slot's own lock is held while connecting, so that one target
     /// out of reach keeps nobody from the others.
@@ -47,14 +51,28 @@ struct Line {
 }
 
 impl Initiator {
-    /// `layout` is what targets must agree on.
-    pub fn new(layout: Layout, config: InitiatorConfig) -> Initiator {
-        Initiator {
+    /// `layout` is what targets must agree on. Fails only where NIXL is asked for and cannot start.
+    pub fn new(layout: Layout, config: InitiatorConfig) -> Result<Initiator, NixlError> {
+        let wanted = match config.transport {
+            Transport::Nixl => Some(config.nixl.clone().unwrap_or_default()),
+            Transport::Auto => config.nixl.clone(),
+            Transport::Shm | Transport::Tcp => None,
+        };
+        let nixl = wanted.as_ref().map(Agent::new).transpose()?;
+        Ok(Initiator {
             layout,
             config,
+            nixl: nixl.map(Arc::new),
             counters: Arc::default(),
             slots: Mutex::default(),
-        }
+        })
+    }
+
+    /// Registers a pool that pages are written from. Without it NIXL copies every page once more.
+    pub fn register(&self, region: &MemoryRegion) -> Result<(), NixlError> {
+        self.nixl
+            .as_ref()
+            .map_or(Ok(()), |agent| agent.register_region(region))
     }
 
     /// A connection to the grant's target that counts one more writer.
@@ -92,7 +110,12 @@ impl Initiator {
     }
 
     fn connect(&self, grant: &Grant) -> Result<Running, OpenError> {
-        let connection = connect::connect(grant, &self.layout, &self.config)?;
+        let origin = Origin {
+            layout: &self.layout,
+            config: &self.config,
+            nixl: self.nixl.as_ref(),
+        };
+        let connection = connect::connect(grant, &origin)?;
         Running::start(connection, &self.config, self.counters.clone())
             .map_err(|error| OpenError::System(error.to_string()))
     }
@@ -146,6 +169,7 @@ impl PageInitiator for Initiator {
                         FailureKind::Mismatch
                     }
                     OpenError::Busy => FailureKind::Busy,
+                    OpenError::Unavailable { .. } => FailureKind::Unavailable,
                     _ => FailureKind::Connect,
                 });
                 tracing::warn!(lease = grant.lease, %error, "cannot open grant");

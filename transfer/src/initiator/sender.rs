@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::connect::Connection;
+use super::connect::{Connection, Way};
 use super::delivery::Delivery;
 use super::peer::{Job, Peer};
 use crate::config::InitiatorConfig;
@@ -19,12 +19,17 @@ use crate::deadline::after;
 use crate::error::WriteError;
 use crate::frame::Frame;
 use crate::memory::Source;
-use crate::socket::{READABLE, WRITABLE, poll_fd, wait};
+use crate::nixl::NixlError;
+use crate::socket::{READABLE, WRITABLE, poll_fd, wait, wait_briefly};
 use crate::stats::{Counters, FailureKind, add, sub};
 
 /// Most bytes put into the ring, or offered to the socket, at once: small enough for both sides to
 /// copy at the same time, large enough for signalling not to matter.
 const CHUNK: usize = 256 << 10;
+/// How soon remote writes are asked about again, at first and in the end. NIXL has nothing that
+/// could be waited for.
+const POLL: Duration = Duration::from_micros(20);
+const SLOW_POLL: Duration = Duration::from_micros(500);
 
 pub(super) struct Sender {
     pub(super) connection: Connection,
@@ -99,7 +104,13 @@ impl Sender {
             self.counters.failed(kind);
             tracing::warn!(wire = self.connection.wire.as_str(), %error, "transfer connection ended");
         }
+        self.abandon_writes();
         self.fail_all(&error);
+    }
+
+    /// Cancels remote writes, so that pages can be let go under them.
+    pub(super) fn abandon_writes(&mut self) {
+        self.connection.way = Way::Socket;
     }
 
     /// Runs until there is a reason to end.
@@ -116,8 +127,29 @@ impl Sender {
 
     fn turn(&mut self) -> Result<(), WriteError> {
         self.take_answers()?;
+        self.settle()?;
         self.push()?;
         self.wait()
+    }
+
+    /// Takes note of remote writes that are done.
+    fn settle(&mut self) -> Result<(), WriteError> {
+        if let Way::Remote(ring) = &mut self.connection.way
+            && ring.settle(&mut self.out).map_err(broken)?
+        {
+            self.moved = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Where to put a frame that comes after everything so far.
+    fn frames(&mut self) -> &mut Vec<u8> {
+        if let Way::Remote(ring) = &mut self.connection.way
+            && let Some(frames) = ring.frames()
+        {
+            return frames;
+        }
+        &mut self.out
     }
 
     /// Sends what can be sent now.
@@ -125,7 +157,7 @@ impl Sender {
         loop {
             // Over a socket, payload follows its frame. Over a ring it is there already, and
             // frames that tell of it go out together.
-            let hold = self.connection.ring.is_some() && self.untold < CHUNK;
+            let hold = matches!(self.connection.way, Way::Shared(_)) && self.untold < CHUNK;
             if !hold && self.has_frames() && !self.flush()? {
                 return Ok(());
             }
@@ -155,7 +187,7 @@ impl Sender {
 
     /// Sends frames, and takes in what has come meanwhile; false if the socket takes nothing.
     fn flush(&mut self) -> Result<bool, WriteError> {
-        let more = self.page == Some(0) && self.connection.ring.is_none();
+        let more = self.page == Some(0) && matches!(self.connection.way, Way::Socket);
         let sent = self.connection.socket.send(&self.out[self.sent..], more);
         let Some(sent) = accepted(sent)? else {
             return Ok(false);
@@ -174,15 +206,25 @@ impl Sender {
     /// Sends more of the page that is being sent; false if nothing of it can be sent now.
     fn push_page(&mut self, sent: usize) -> Result<bool, WriteError> {
         let bytes = &page_bytes(&self.unanswered)[sent..];
-        let count = match &mut self.connection.ring {
-            None => {
+        let count = match &mut self.connection.way {
+            Way::Socket => {
                 let bytes = &bytes[..bytes.len().min(4 * CHUNK)];
                 let Some(count) = accepted(self.connection.socket.send(bytes, false))? else {
                     return Ok(false);
                 };
                 count
             }
-            Some(ring) => {
+            Way::Remote(ring) => {
+                // As much as there is: few large writes are what cards are fast at.
+                let count = bytes.len().min(ring.bytes() / 4);
+                if ring.room() < count {
+                    return Ok(false);
+                }
+                let (seq, source) = page_source(&self.unanswered);
+                ring.put(seq, source, sent, count).map_err(broken)?;
+                count
+            }
+            Way::Shared(ring) => {
                 let count = bytes.len().min(CHUNK.min(ring.bytes() / 4));
                 if ring.room() < count {
                     return Ok(false);
@@ -224,20 +266,21 @@ impl Sender {
                 self.page = Some(0);
                 let checksums = self.connection.checksums;
                 let page = page_bytes(&self.unanswered);
+                let (bytes, checksum) = (page.len() as u64, checksums.then(|| xxh3_64(page)));
                 Frame::Write {
                     seq,
                     lease,
                     key,
                     index,
-                    bytes: page.len() as u64,
-                    checksum: checksums.then(|| xxh3_64(page)),
+                    bytes,
+                    checksum,
                 }
-                .encode(&mut self.out);
+                .encode(self.frames());
             }
             Job::Finish { delivery, message } => {
                 let (lease, key) = (delivery.lease, delivery.key);
                 if delivery.failure().is_some() {
-                    return Frame::Abandon { lease, key }.encode(&mut self.out);
+                    return Frame::Abandon { lease, key }.encode(self.frames());
                 }
                 let seq = self.expect(What::Finish { delivery });
                 Frame::Finish {
@@ -246,14 +289,14 @@ impl Sender {
                     key,
                     message,
                 }
-                .encode(&mut self.out);
+                .encode(self.frames());
             }
             Job::Abandon { delivery } => {
                 Frame::Abandon {
                     lease: delivery.lease,
                     key: delivery.key,
                 }
-                .encode(&mut self.out);
+                .encode(self.frames());
                 self.counters.failed(FailureKind::Abandoned);
             }
         }
@@ -281,7 +324,12 @@ impl Sender {
     fn wait(&mut self) -> Result<(), WriteError> {
         let sending = self.has_frames();
         // A page over the ring waits for credit, which is an answer.
-        let to_socket = sending || (self.page.is_some() && self.connection.ring.is_none());
+        let to_socket =
+            sending || (self.page.is_some() && matches!(self.connection.way, Way::Socket));
+        let writing = match &self.connection.way {
+            Way::Remote(ring) => ring.is_writing(),
+            _ => false,
+        };
         let busy = sending || !self.unanswered.is_empty();
         let patience = match busy {
             true => self.stall,
@@ -295,8 +343,16 @@ impl Sender {
             ),
             poll_fd(self.peer.wake.raw(), READABLE),
         ];
-        let ready = wait(&mut fds, Some(after(self.moved, patience)))
-            .map_err(|error| WriteError::Lost(error.to_string()))?;
+        let deadline = after(self.moved, patience);
+        let ready = match writing {
+            true => {
+                // Slower the longer nothing happens, but never idle for as long as something could.
+                let pause = (self.moved.elapsed() / 8).clamp(POLL, SLOW_POLL);
+                wait_briefly(&mut fds, pause).map(|ready| ready || Instant::now() < deadline)
+            }
+            false => wait(&mut fds, Some(deadline)),
+        };
+        let ready = ready.map_err(|error| WriteError::Lost(error.to_string()))?;
         if fds[1].revents != 0 {
             self.peer.wake.clear();
             self.peer.check_open()?;
@@ -312,7 +368,7 @@ impl Sender {
         }
         self.end_silence();
         let seq = self.expect(What::Ping);
-        Frame::Ping { seq }.encode(&mut self.out);
+        Frame::Ping { seq }.encode(self.frames());
         Ok(())
     }
 }
@@ -333,6 +389,22 @@ fn page_bytes(unanswered: &VecDeque<Unanswered>) -> &[u8] {
         }) => &source.bytes()[..delivery.page_bytes],
         _ => unreachable!("a page that is being sent is the last unanswered entry"),
     }
+}
+
+/// The same page as its source, with its number.
+fn page_source(unanswered: &VecDeque<Unanswered>) -> (u64, &Source) {
+    match unanswered.back() {
+        Some(Unanswered {
+            seq,
+            what: What::Page { source, .. },
+            ..
+        }) => (*seq, source),
+        _ => unreachable!("a page that is being sent is the last unanswered entry"),
+    }
+}
+
+fn broken(error: NixlError) -> WriteError {
+    WriteError::Lost(error.to_string())
 }
 
 /// How much the socket took; `None` if it is full.

@@ -19,6 +19,7 @@ fn grant(listener: &TcpListener) -> Grant {
         machine: 0,
         addresses: vec![listener.local_addr().unwrap()],
         local: None,
+        nixl: false,
         memory: MemoryKind::Host,
         lease: 1,
         key: 2,
@@ -33,7 +34,7 @@ fn initiator(connect: Duration) -> Initiator {
         connect,
         ..InitiatorConfig::default()
     };
-    Initiator::new(Layout::new(PAGE), config)
+    Initiator::new(Layout::new(PAGE), config).unwrap()
 }
 
 fn encoded(frames: &[Frame]) -> Vec<u8> {
@@ -47,6 +48,8 @@ fn welcome() -> Frame {
         ring_bytes: 0,
         checksums: false,
         idle_millis: 120_000,
+        ring_address: 0,
+        description: Vec::new(),
     }
 }
 

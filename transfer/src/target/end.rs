@@ -35,6 +35,8 @@ pub(super) enum End {
     },
     #[error("the peer has a grant of another worker")]
     OtherIncarnation,
+    #[error("the peer wants to write by NIXL, and that cannot be had: {0}")]
+    NoNixl(String),
     #[error("a callback of a lease's owner has panicked")]
     Panicked,
 }
@@ -50,6 +52,7 @@ impl End {
                 Some(FailureKind::Malformed)
             }
             End::Violation { refusal, .. } => Some(refusal.kind()),
+            End::NoNixl(_) => Some(FailureKind::Unavailable),
             End::Mismatch { .. } | End::OtherIncarnation => Some(FailureKind::Mismatch),
         }
     }

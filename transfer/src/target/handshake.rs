@@ -6,13 +6,14 @@ use crate::error::DecodeError;
 use crate::frame::{Frame, Reason};
 use crate::layout::Layout;
 
-/// Checks a peer's first frame.
-pub(super) fn check(shared: &Shared, first: Result<Frame, End>) -> Result<(), End> {
+/// Checks a peer's first frame; true if it wants to write by NIXL.
+pub(super) fn check(shared: &Shared, first: Result<Frame, End>) -> Result<bool, End> {
     match first {
         Ok(Frame::Hello {
             incarnation,
+            nixl,
             layout,
-        }) => fits(shared, incarnation, &layout),
+        }) => fits(shared, incarnation, &layout).map(|()| nixl),
         Ok(other) => Err(End::OutOfTurn(other.name())),
         Err(End::Malformed(DecodeError::Version { ours, theirs })) => Err(End::Mismatch {
             field: "protocol version".into(),
@@ -54,6 +55,7 @@ pub(super) fn refusal(end: &End) -> Option<Frame> {
             theirs,
         } => Some(frame(Reason::Mismatch, field, ours, theirs)),
         End::OtherIncarnation => Some(frame(Reason::OtherIncarnation, "", "", "")),
+        End::NoNixl(cause) => Some(frame(Reason::NoNixl, "", cause, "")),
         _ => None,
     }
 }

@@ -71,7 +71,7 @@ impl Receiver<'_> {
         let mut sink = Sink { page, over };
         match self.wire {
             Wire::Tcp => self.fill_from_socket(&mut sink, bytes)?,
-            Wire::Shm => self.fill_from_ring(&mut sink, bytes)?,
+            Wire::Nixl | Wire::Shm => self.fill_from_ring(&mut sink, bytes)?,
         }
         Ok(if sink.over { Err(LeaseOver) } else { Ok(()) })
     }
@@ -119,7 +119,7 @@ impl Receiver<'_> {
             let ring = self
                 .ring
                 .as_mut()
-                .expect("a local connection has a ring once welcomed");
+                .expect("a connection that is not over TCP has a ring once welcomed");
             // The peer may use what it has been given credit for: the rest of the ring.
             let limit = left.min(ring.bytes() - self.owed);
             let count = bytes as usize;

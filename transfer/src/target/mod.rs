@@ -21,6 +21,7 @@ use crate::layout::Layout;
 use crate::lease::{Lease, LeaseTable, OnEvent};
 use crate::machine;
 use crate::memory::{MemoryKind, MemoryRegion};
+use crate::nixl::Agent;
 use crate::stats::{Counters, Stats};
 use crate::wake::Wake;
 
@@ -40,6 +41,7 @@ pub struct Target {
     addresses: Vec<SocketAddr>,
     local: Option<String>,
     machine: u128,
+    nixl: bool,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -73,6 +75,10 @@ impl Target {
             let (region, layout) = (region.page_bytes(), layout.page_bytes());
             return Err(BindError::PageBytes { region, layout });
         }
+        if let Some(nixl) = &config.nixl {
+            // What cannot work for any connection should not be found out by the first.
+            drop(Agent::new(nixl)?);
+        }
         config.ring_bytes = config.ring_bytes.clamp(MIN_RING_BYTES, MAX_RING_BYTES);
         let listeners = Listeners::bind(address, config.shm)?;
         let (address, local) = (listeners.address, listeners.local_name.clone());
@@ -90,7 +96,9 @@ impl Target {
         let acceptor = Acceptor::start(listeners, shared.clone()).map_err(system)?;
         tracing::info!(%address, ?addresses, local = local.is_some(), "waiting for pages");
         let machine = machine::boot_id();
+        let nixl = shared.config.nixl.is_some();
         Ok(Target {
+            nixl,
             shared,
             address,
             addresses,
@@ -146,6 +154,7 @@ impl PageTarget for Target {
             machine: self.machine,
             addresses: self.addresses.clone(),
             local: self.local.clone(),
+            nixl: self.nixl,
             memory: table.region().kind(),
             lease: lease.id(),
             key: lease.key(),

@@ -13,8 +13,10 @@ use super::handshake;
 use crate::config::Wire;
 use crate::deadline::within;
 use crate::error::Refusal;
-use crate::frame::Frame;
+use crate::frame::{Frame, MAX_DESCRIPTION};
 use crate::inbox::Inbox;
+use crate::memory::MemoryKind;
+use crate::nixl::{Agent, NixlError};
 use crate::passing::send_with_fd;
 use crate::ring::RingReader;
 use crate::socket::{READABLE, Socket};
@@ -22,9 +24,6 @@ use crate::stats::{FailureKind, add, add_time, sub};
 
 /// Serves one connection until it ends.
 pub(super) fn serve(shared: &Arc<Shared>, socket: &Socket, wire: Wire) {
-    let counters = shared.counters.wire(wire);
-    add(&counters.connections, 1);
-    add(&counters.connections_opened, 1);
     let mut receiver = Receiver::new(shared, socket, wire);
     // A panic can only come from a lease owner's callback; the peer and the acceptor must not be
     // left with a connection that nobody serves.
@@ -36,13 +35,13 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: &Socket, wire: Wire) {
     if let Some(kind) = end.failure() {
         shared.counters.failed(kind);
         let cause = std::error::Error::source(&end).map(ToString::to_string);
-        tracing::warn!(wire = wire.as_str(), %end, cause, "transfer connection ended");
+        let wire = receiver.wire.as_str();
+        tracing::warn!(wire, %end, cause, "transfer connection ended");
     } else {
-        tracing::debug!(wire = wire.as_str(), %end, "transfer connection ended");
+        tracing::debug!(wire = receiver.wire.as_str(), %end, "transfer connection ended");
     }
     receiver.part(&end);
     drop(receiver);
-    sub(&counters.connections, 1);
     // The acceptor still holds the socket: end it now, not when the thread is collected.
     socket.shutdown();
 }
@@ -57,8 +56,12 @@ pub(super) struct Receiver<'a> {
     pub socket: &'a Socket,
     pub wire: Wire,
     pub inbox: Inbox,
-    /// Present once a local peer has been welcomed.
+    /// By which a peer writes the ring; goes before it.
+    agent: Option<Agent>,
+    /// Present once a peer has been welcomed that is to write into one.
     pub ring: Option<RingReader>,
+    /// Whether it counts as open.
+    counted: bool,
     /// Ring bytes taken and not yet given back.
     pub owed: usize,
     /// Answers not yet sent: they go out before the next wait.
@@ -76,7 +79,9 @@ impl<'a> Receiver<'a> {
             socket,
             wire,
             inbox: Inbox::new(),
+            agent: None,
             ring: None,
+            counted: false,
             owed: 0,
             replies: Vec::new(),
             writing: HashSet::new(),
@@ -85,7 +90,13 @@ impl<'a> Receiver<'a> {
 
     fn run(&mut self) -> Result<Never, End> {
         let first = self.next_frame(self.shared.config.stall, End::Stalled);
-        handshake::check(self.shared, first)?;
+        if handshake::check(self.shared, first)? {
+            self.wire = Wire::Nixl;
+        }
+        let counters = self.shared.counters.wire(self.wire);
+        add(&counters.connections, 1);
+        add(&counters.connections_opened, 1);
+        self.counted = true;
         self.welcome()?;
         loop {
             let frame = self.next_frame(self.shared.config.idle, End::Idle)?;
@@ -95,26 +106,55 @@ impl<'a> Receiver<'a> {
 
     fn welcome(&mut self) -> Result<(), End> {
         let config = &self.shared.config;
-        let (ring, fd) = match self.wire {
-            Wire::Tcp => (None, None),
+        let mut fd = None;
+        let (mut ring_address, mut description) = (0, Vec::new());
+        match self.wire {
+            Wire::Tcp => {}
             Wire::Shm => {
-                let (ring, fd) = RingReader::create(config.ring_bytes)?;
-                (Some(ring), Some(fd))
+                let (ring, shared) = RingReader::create(config.ring_bytes)?;
+                self.ring = Some(ring);
+                fd = Some(shared);
             }
-        };
+            Wire::Nixl => {
+                description = self.open_to_nixl()?;
+                ring_address = self.ring.as_ref().map_or(0, |ring| ring.base() as u64);
+            }
+        }
         let mut bytes = Vec::new();
         Frame::Welcome {
-            ring_bytes: ring.as_ref().map_or(0, RingReader::bytes) as u64,
+            ring_bytes: self.ring.as_ref().map_or(0, RingReader::bytes) as u64,
             checksums: config.checksums,
             idle_millis: u64::try_from(config.idle.as_millis()).unwrap_or(u64::MAX),
+            ring_address,
+            description,
         }
         .encode(&mut bytes);
         match fd {
             None => self.socket.send_all(&bytes, config.stall)?,
             Some(fd) => send_with_fd(self.socket, &bytes, fd.as_fd())?,
         }
-        self.ring = ring;
         Ok(())
+    }
+
+    /// Makes a ring that the peer can write by NIXL; returns what the peer needs to know for that.
+    fn open_to_nixl(&mut self) -> Result<Vec<u8>, End> {
+        let Some(config) = &self.shared.config.nixl else {
+            return Err(End::NoNixl("this target does not offer it".into()));
+        };
+        let unavailable = |error: NixlError| End::NoNixl(error.to_string());
+        let bytes = config.ring_bytes(self.shared.layout.page_bytes());
+        let ring = RingReader::registered(bytes)?;
+        let agent = Agent::new(config).map_err(unavailable)?;
+        // SAFETY: the ring outlives the agent: here by order of declaration, later by `drop`.
+        unsafe { agent.register(ring.base(), ring.bytes(), MemoryKind::Host) }
+            .map_err(unavailable)?;
+        let description = agent.metadata().map_err(unavailable)?;
+        if description.len() > MAX_DESCRIPTION {
+            let length = description.len();
+            return Err(End::NoNixl(format!("its description has {length} bytes")));
+        }
+        (self.agent, self.ring) = (Some(agent), Some(ring));
+        Ok(description)
     }
 
     fn serve_frame(&mut self, frame: Frame) -> Result<(), End> {
@@ -282,6 +322,17 @@ impl<'a> Receiver<'a> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
+        }
+    }
+}
+
+impl Drop for Receiver<'_> {
+    fn drop(&mut self) {
+        // First the way to the ring, which ends every write that may still come; then the ring.
+        self.agent = None;
+        self.ring = None;
+        if self.counted {
+            sub(&self.shared.counters.wire(self.wire).connections, 1);
         }
     }
 }

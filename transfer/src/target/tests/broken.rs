@@ -88,7 +88,7 @@ fn what_only_a_broken_peer_sends_is_refused_and_lands_nowhere() {
             });
         }),
     ];
-    for wire in BOTH {
+    for &wire in ALL {
         for (kind, seq, act) in cases {
             let scene = Scene::new(config());
             let (lease, grant) = scene.target.grant(&[1, 2], None).unwrap();
@@ -112,7 +112,7 @@ fn what_only_a_broken_peer_sends_is_refused_and_lands_nowhere() {
 
 #[test]
 fn a_page_lands_once_and_is_announced_once() {
-    for wire in BOTH {
+    for &wire in ALL {
         for again in [false, true] {
             let scene = Scene::new(config());
             let (lease, grant) = scene.target.grant(&[1], None).unwrap();
@@ -152,7 +152,7 @@ fn a_page_lands_once_and_is_announced_once() {
 
 #[test]
 fn a_checksum_must_fit_what_arrived() {
-    for wire in BOTH {
+    for &wire in ALL {
         let scene = Scene::new(config());
         let (lease, grant) = scene.target.grant(&[1], None).unwrap();
         let write = |peer: &mut Peer, sum: u64| {
@@ -195,10 +195,11 @@ fn malformed_frames_and_frames_out_of_turn_close_the_connection() {
         encoded(Frame::Data { bytes: 1 }),
         encoded(Frame::Hello {
             incarnation: 1,
+            nixl: false,
             layout: layout(),
         }),
     ];
-    for wire in BOTH {
+    for &wire in ALL {
         for bytes in &cases {
             let scene = Scene::new(config());
             let (lease, grant) = scene.target.grant(&[1, 2], None).unwrap();
@@ -254,6 +255,7 @@ fn a_handshake_that_never_comes_or_is_not_one_ends() {
     let mut hello = Vec::new();
     Frame::Hello {
         incarnation: 0,
+        nixl: false,
         layout: layout(),
     }
     .encode(&mut hello);
@@ -276,7 +278,7 @@ fn a_handshake_that_never_comes_or_is_not_one_ends() {
     };
     assert_eq!(
         (field.as_str(), ours.as_str(), theirs.as_str()),
-        ("protocol version", "1", "2")
+        ("protocol version", "2", "3")
     );
     drop(other);
     wait_until("all are gone", || scene.connections() == 0);

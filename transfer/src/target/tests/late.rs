@@ -5,7 +5,7 @@ use super::*;
 /// Half a page, then the lease ends and its pages are used again, then the other half.
 #[test]
 fn a_late_writer_lands_nothing_in_a_page_that_is_used_again() {
-    for wire in BOTH {
+    for &wire in ALL {
         let scene = Scene::new(config());
         let (lease, grant) = scene.target.grant(&[1], None).unwrap();
         let mut peer = Peer::new(&grant, wire);
@@ -37,7 +37,7 @@ fn a_late_writer_lands_nothing_in_a_page_that_is_used_again() {
 
 #[test]
 fn a_peer_that_stalls_or_goes_loses_its_connection_and_its_page_is_free_to_be_written() {
-    for wire in BOTH {
+    for &wire in ALL {
         for goes in [false, true] {
             let stall = Duration::from_secs(if goes { 60 } else { 1 });
             let scene = Scene::new(TargetConfig { stall, ..config() });

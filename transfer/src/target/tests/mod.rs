@@ -1,6 +1,7 @@
 //! Peers that speak the protocol by hand, to say what no correct initiator says.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -8,18 +9,23 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Target;
 use crate::config::{InitiatorConfig, TargetConfig, Transport, Wire};
 use crate::frame::Frame;
-use crate::initiator::connect::{Connection, connect};
+use crate::initiator::connect::{Connection, Origin, Way, connect};
+use crate::nixl::{Agent, NixlConfig};
 use crate::socket::READABLE;
 use crate::{
     FailureKind, Grant, Layout, Lease, LeaseEvent, LeaseTable, MemoryKind, MemoryRegion,
-    PageTarget, WritesEnded,
+    PageTarget, Source, WritesEnded,
 };
 
 mod broken;
 mod late;
 
 const PAGE: usize = 50_000;
-const BOTH: [Wire; 2] = [Wire::Shm, Wire::Tcp];
+/// Every way of this build.
+const ALL: &[Wire] = match cfg!(feature = "nixl") {
+    true => &[Wire::Nixl, Wire::Shm, Wire::Tcp],
+    false => &[Wire::Shm, Wire::Tcp],
+};
 /// What the pool's owner has in pages that are its own.
 const OWNED: u8 = 0xee;
 
@@ -71,7 +77,10 @@ impl Scene {
 
     fn connections(&self) -> u64 {
         let stats = self.target.stats();
-        stats.shm.connections + stats.tcp.connections
+        Wire::ALL
+            .map(|wire| stats.wire(wire).connections)
+            .iter()
+            .sum()
     }
 }
 
@@ -82,6 +91,10 @@ fn layout() -> Layout {
 fn config() -> TargetConfig {
     TargetConfig {
         ring_bytes: 64 << 10,
+        nixl: cfg!(feature = "nixl").then(|| NixlConfig {
+            ring_bytes: 64 << 10,
+            ..NixlConfig::default()
+        }),
         ..TargetConfig::default()
     }
 }
@@ -101,17 +114,24 @@ struct Peer {
 
 impl Peer {
     fn new(grant: &Grant, wire: Wire) -> Peer {
-        let transport = if wire == Wire::Shm {
-            Transport::Shm
-        } else {
-            Transport::Tcp
+        let transport = match wire {
+            Wire::Nixl => Transport::Nixl,
+            Wire::Shm => Transport::Shm,
+            Wire::Tcp => Transport::Tcp,
         };
         let config = InitiatorConfig {
             transport,
             ..InitiatorConfig::default()
         };
+        let agent =
+            (wire == Wire::Nixl).then(|| Arc::new(Agent::new(&NixlConfig::default()).unwrap()));
+        let origin = Origin {
+            layout: &layout(),
+            config: &config,
+            nixl: agent.as_ref(),
+        };
         Peer {
-            to: connect(grant, &layout(), &config).unwrap(),
+            to: connect(grant, &origin).unwrap(),
         }
     }
 
@@ -141,9 +161,18 @@ impl Peer {
     }
 
     fn payload(&mut self, bytes: &[u8]) {
-        match &mut self.to.ring {
-            None => self.raw(bytes),
-            Some(ring) => {
+        match &mut self.to.way {
+            Way::Socket => self.raw(bytes),
+            Way::Remote(ring) => {
+                let mut told = Vec::new();
+                ring.put(0, &Source::from_bytes(bytes.to_vec()), 0, bytes.len())
+                    .unwrap();
+                while ring.is_writing() {
+                    ring.settle(&mut told).unwrap();
+                }
+                self.raw(&told);
+            }
+            Way::Shared(ring) => {
                 ring.put(bytes);
                 self.send(Frame::Data {
                     bytes: bytes.len() as u32,
@@ -162,9 +191,11 @@ impl Peer {
         loop {
             while let Some(frame) = self.to.inbox.frame().unwrap() {
                 match frame {
-                    Frame::Credit { bytes } => {
-                        assert!(self.to.ring.as_mut().unwrap().credit(bytes))
-                    }
+                    Frame::Credit { bytes } => assert!(match &mut self.to.way {
+                        Way::Socket => false,
+                        Way::Remote(ring) => ring.credit(bytes),
+                        Way::Shared(ring) => ring.credit(bytes),
+                    }),
                     other => return Some(other),
                 }
             }
