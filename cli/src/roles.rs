@@ -274,6 +274,7 @@ fn engine_config(args: &EngineArgs, max_model_len: Option<usize>) -> EngineConfi
         kv_dtype: match args.kv_dtype {
             Some(KvDtypeArg::F32) => KvDtype::F32,
             Some(KvDtypeArg::Bf16) => KvDtype::Bf16,
+            Some(KvDtypeArg::Fp8) => KvDtype::Fp8,
             None => default.kv_dtype,
         },
         mtp: default.mtp && !args.no_mtp,

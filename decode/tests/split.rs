@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use millrace_engine::SamplingParams;
+use millrace_kernels::KvDtype;
 use millrace_prefill::Transport;
 use millrace_proto::worker::v1 as wire;
 
@@ -40,7 +41,7 @@ async fn split_requests_give_the_tokens_of_whole_ones() {
     assert!(decode.metric("remote_prefills_total", "").await >= 6.0);
     assert!(
         decode
-            .metric("transfer_bytes_total", "transport=\"shm\"")
+            .metric("transfer_bytes_total", transport_label())
             .await
             > 0.0
     );
@@ -54,6 +55,7 @@ async fn pages_also_come_over_tcp() {
     config.transport = Transport::Tcp;
     let prefill = Running::prefill(config).await;
     let mut config = decode_config();
+    config.transport = Transport::Auto;
     config.worker.advertise_host = Some("localhost".to_string());
     let decode = Running::decode(config).await;
     let mut client = decode.client().await;
@@ -68,6 +70,29 @@ async fn pages_also_come_over_tcp() {
     assert_eq!(decode.metric("transfer_bytes_total", tcp).await, bytes);
     assert_eq!(prefill.metric("transfer_bytes_total", tcp).await, bytes);
     assert_eq!(decode.metric("transfer_bytes_total", shm).await, 0.0);
+    whole.cache_salt = "nothing is cached for this one".to_string();
+    let expected = generate(&mut client, whole).await.unwrap();
+    assert_eq!(tokens(&updates), tokens(&expected));
+}
+
+#[tokio::test]
+async fn eight_bit_pages_are_smaller_on_the_wire_and_give_the_tokens_of_whole_requests() {
+    let mut config = prefill_config();
+    config.worker.engine.kv_dtype = KvDtype::Fp8;
+    let prefill = Running::prefill(config).await;
+    let mut config = decode_config();
+    config.worker.engine.kv_dtype = KvDtype::Fp8;
+    let decode = Running::decode(config).await;
+    let mut client = decode.client().await;
+    let mut whole = request(prompt(500, 1), &sampling(20));
+    let updates = generate(&mut client, split(&whole, prefill.addresses.grpc))
+        .await
+        .unwrap();
+    assert!(first_timing(&updates).remote_prefill);
+    // 8 pages of 64 tokens and 5 layers: 512 values in 8 bits, 4 scales, 64 values in bf16.
+    let bytes = f64::from(8 * 64 * 5 * 656);
+    let moved = decode.metric("transfer_bytes_total", transport_label());
+    assert_eq!(moved.await, bytes);
     whole.cache_salt = "nothing is cached for this one".to_string();
     let expected = generate(&mut client, whole).await.unwrap();
     assert_eq!(tokens(&updates), tokens(&expected));

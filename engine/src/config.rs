@@ -59,6 +59,8 @@ pub enum EngineError {
     TooFewPages { pages: usize, max_model_len: usize },
     #[error("--max-model-len {asked} is more than the model's {allowed} positions")]
     ModelLen { asked: usize, allowed: usize },
+    #[error("--kv-dtype fp8 is for models with latent attention, and this one has none: use bf16")]
+    NotLatent,
     #[error("{what} must be at least 1")]
     Zero { what: &'static str },
 }

@@ -8,9 +8,11 @@ use std::collections::HashMap;
 
 use common::*;
 use millrace_engine::{
-    Engine, EngineConfig, Event, Kind, Request, RequestId, SamplingParams, engine::Pending,
+    Engine, EngineConfig, EngineError, Event, Kind, Request, RequestId, SamplingParams,
+    engine::Pending,
 };
-use millrace_kernels::cpu::CpuBackend;
+use millrace_kernels::{KvDtype, cpu::CpuBackend};
+use millrace_model::checkpoint::Checkpoint;
 
 type CpuEngine = Engine<CpuBackend>;
 
@@ -68,6 +70,36 @@ fn assert_same(what: &str, family: &str, expected: &[Answer], found: &HashMap<u6
             "{family}, prompt {number}: {what}"
         );
     }
+}
+
+/// An engine of this family with 8-bit pages, or why there is none.
+fn eight_bits(family: &str) -> Result<CpuEngine, EngineError> {
+    let checkpoint = Checkpoint::open(&golden_dir(family)).expect("a golden checkpoint opens");
+    let config = EngineConfig {
+        kv_dtype: KvDtype::Fp8,
+        ..float_config()
+    };
+    Engine::load(CpuBackend::new(2), &checkpoint, config, &mut |_| {})
+}
+
+/// Rows are rounded once, when they are written, so how a prompt was cut cannot matter either.
+#[test]
+fn eight_bit_pages_give_the_same_tokens_in_a_batch_as_alone() {
+    let family = "deepseek_v3";
+    let prompts = prompts(&Golden::open(family));
+    let mut engine = eight_bits(family).expect("it loads");
+    let alone: Vec<Answer> = (0..prompts.len())
+        .map(|number| run_one(&mut engine, number as u64, &prompts[number], params(number)))
+        .collect();
+    let mut engine = eight_bits(family).expect("it loads");
+    submit_all(&mut engine, &prompts);
+    assert_same("8-bit pages, in a batch", family, &alone, &run(&mut engine));
+}
+
+#[test]
+fn eight_bit_pages_are_refused_without_latent_attention() {
+    let refused = eight_bits("qwen3").err().expect("refused");
+    assert!(matches!(refused, EngineError::NotLatent), "{refused}");
 }
 
 fn submit_all(engine: &mut CpuEngine, prompts: &[Vec<u32>]) {

@@ -25,6 +25,7 @@ fn pool() -> PagePool {
     let layout = PageLayout {
         layers: 1,
         row_values: 4,
+        latent: 0,
         dtype: KvDtype::F32,
     };
     PagePool::new(PageMemory::allocate(layout, PAGES).expect("a small pool"))

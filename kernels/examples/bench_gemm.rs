@@ -310,11 +310,12 @@ fn latent(backend: &CpuBackend) {
     );
     let mut rng = SmallRng::seed_from_u64(2);
     let (latent, width) = (512, 576);
-    for dtype in [KvDtype::F32, KvDtype::Bf16] {
+    for dtype in [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8] {
         for heads in [8, 16, 128] {
             let layout = PageLayout {
                 layers: 1,
                 row_values: width,
+                latent,
                 dtype,
             };
             let pages = backend.pages(layout, 64).expect("memory");
@@ -351,6 +352,7 @@ fn grouped(backend: &CpuBackend) {
     let layout = PageLayout {
         layers: 1,
         row_values: width,
+        latent: 0,
         dtype: KvDtype::Bf16,
     };
     let pages = backend.pages(layout, 32).expect("memory");

@@ -17,4 +17,4 @@ mod pages;
 
 pub use backend::{Backend, GateParams, KernelError, Pace, RopeTable, Stacked, Work};
 pub use batch::{Batch, Segment};
-pub use pages::{KvDtype, PAGE_TOKENS, PageLayout, PageMemory};
+pub use pages::{FP8_BLOCK, KvDtype, PAGE_TOKENS, PageLayout, PageMemory};

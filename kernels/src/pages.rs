@@ -14,13 +14,21 @@ pub use millrace_model::blocks::BLOCK_TOKENS as PAGE_TOKENS;
 pub enum KvDtype {
     F32,
     Bf16,
+    /// Latent values as e4m3 with a float32 scale for every [`FP8_BLOCK`] of them, rotated values in
+    /// bf16. For latent attention only.
+    Fp8,
 }
 
+/// Latent values that share a scale.
+pub const FP8_BLOCK: usize = 128;
+
 impl KvDtype {
-    pub fn bytes(self) -> usize {
+    /// The name that flags, metrics and peers know it by.
+    pub fn as_str(self) -> &'static str {
         match self {
-            KvDtype::F32 => 4,
-            KvDtype::Bf16 => 2,
+            KvDtype::F32 => "f32",
+            KvDtype::Bf16 => "bf16",
+            KvDtype::Fp8 => "fp8",
         }
     }
 }
@@ -32,12 +40,22 @@ pub struct PageLayout {
     pub layers: usize,
     /// Values a token and layer (576 for DeepSeek-V2/V3: 1152 bytes in bf16).
     pub row_values: usize,
+    /// Those of them, from the first on, that are latent (512 for DeepSeek-V2/V3); 0 for grouped-query
+    /// attention.
+    pub latent: usize,
     pub dtype: KvDtype,
 }
 
 impl PageLayout {
     pub fn row_bytes(&self) -> usize {
-        self.row_values * self.dtype.bytes()
+        match self.dtype {
+            KvDtype::F32 => 4 * self.row_values,
+            KvDtype::Bf16 => 2 * self.row_values,
+            KvDtype::Fp8 => {
+                let scales = self.latent.div_ceil(FP8_BLOCK);
+                self.latent + 4 * scales + 2 * (self.row_values - self.latent)
+            }
+        }
     }
 
     pub fn layer_bytes(&self) -> usize {

@@ -34,13 +34,15 @@ def questions():
             yield task, messages, answer
 
 
-@pytest.fixture(scope="module")
-def deployment():
-    with Deployment("--max-running", str(AT_ONCE)) as deployment:
+@pytest.fixture(scope="module", params=["bf16", "fp8"])
+def deployment(request):
+    with Deployment("--max-running", str(AT_ONCE), "--kv-dtype", request.param) as deployment:
+        deployment.kv_dtype = request.param
         yield deployment
 
 
 def test_accuracy_and_draft_acceptance_of_the_card(deployment):
+    print(f"\npages in {deployment.kv_dtype}:")
     items = list(questions())
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda item: deployment.chat(item[1])["choices"][0]["message"]["content"], items))

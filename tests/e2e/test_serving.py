@@ -5,7 +5,7 @@ import threading
 
 import httpx
 
-from deployment import PATIENCE, Deployment, body, idle, wait_for
+from deployment import PATIENCE, TRANSFER, Deployment, body, idle, wait_for
 
 QUESTIONS = {
     "What is 2718 + 3141?": "5859",
@@ -16,7 +16,7 @@ QUESTIONS = {
 
 
 def test_answers_are_right_and_came_through_split_workers(split):
-    remote, moved = (lambda: split.total("millrace_remote_prefills_total", "decode-0")), (lambda: split.total("millrace_transfer_bytes_total"))
+    remote, moved = (lambda: split.total("millrace_remote_prefills_total", "decode-0")), (lambda: split.total("millrace_transfer_bytes_total", transport=TRANSFER or "shm"))
     remote_before, moved_before = remote(), moved()
     for question, answer in QUESTIONS.items():
         message = split.chat(question)["choices"][0]["message"]

@@ -95,7 +95,8 @@ pub struct InitiatorConfig {
     /// Write by NIXL where a target offers it and `transport` allows it. With [`Transport::Nixl`]
     /// its absence stands for the defaults.
     pub nixl: Option<NixlConfig>,
-    /// How long connecting and the handshake may take together, per address.
+    /// How long connecting and the handshake may take together, per address. By NIXL the handshake
+    /// may take 10 s more.
     pub connect: Duration,
     /// How long a target may let writes lie without accepting a byte or acknowledging one.
     pub stall: Duration,

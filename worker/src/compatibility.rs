@@ -1,6 +1,6 @@
 //! What two workers must have in common before latent pages may move between them.
 
-use millrace_kernels::{KvDtype, PageLayout};
+use millrace_kernels::PageLayout;
 use millrace_model::blocks::BLOCK_TOKENS;
 use millrace_proto::worker::v1 as wire;
 use millrace_transfer::Layout;
@@ -38,11 +38,7 @@ impl Compatibility {
             page_tokens: BLOCK_TOKENS as u32,
             cached_layers: layout.layers as u32,
             row_values: layout.row_values as u32,
-            kv_dtype: match layout.dtype {
-                KvDtype::F32 => "f32",
-                KvDtype::Bf16 => "bf16",
-            }
-            .to_string(),
+            kv_dtype: layout.dtype.as_str().to_string(),
             parallelism: "replicated".to_string(),
         }
     }
@@ -112,6 +108,8 @@ impl From<Compatibility> for wire::Compatibility {
 
 #[cfg(test)]
 mod tests {
+    use millrace_kernels::KvDtype;
+
     use super::*;
 
     #[test]
@@ -119,6 +117,7 @@ mod tests {
         let layout = |layers, dtype| PageLayout {
             layers,
             row_values: 576,
+            latent: 512,
             dtype,
         };
         let ours = Compatibility::new("rev".into(), &layout(5, KvDtype::Bf16));

@@ -13,6 +13,7 @@ use super::*;
 const LAYOUT: PageLayout = PageLayout {
     layers: 2,
     row_values: 16,
+    latent: 0,
     dtype: KvDtype::Bf16,
 };
 const PAGES: usize = 8;

@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use millrace_decode::DecodeConfig;
 use millrace_engine::{EngineConfig, SamplingParams};
-use millrace_prefill::PrefillConfig;
+use millrace_prefill::{PrefillConfig, Transport};
 use millrace_proto::worker::v1 as wire;
 use millrace_worker::{
     WorkerConfig, WorkerError,
@@ -41,9 +41,27 @@ pub fn worker_config() -> WorkerConfig {
     }
 }
 
+/// How pages go where a test does not say: by NIXL if that is what the environment's TRANSFER is.
+pub fn transport() -> Transport {
+    match std::env::var("TRANSFER").as_deref() {
+        Ok("nixl") => Transport::Nixl,
+        Ok(other) => panic!("TRANSFER={other}: only nixl can be chosen"),
+        Err(_) => Transport::Auto,
+    }
+}
+
+/// The label of its metrics. On one machine, what is best is shared memory.
+pub fn transport_label() -> &'static str {
+    match transport() {
+        Transport::Nixl => "transport=\"nixl\"",
+        _ => "transport=\"shm\"",
+    }
+}
+
 pub fn decode_config() -> DecodeConfig {
     DecodeConfig {
         worker: worker_config(),
+        transport: transport(),
         ..DecodeConfig::default()
     }
 }
@@ -51,6 +69,7 @@ pub fn decode_config() -> DecodeConfig {
 pub fn prefill_config() -> PrefillConfig {
     PrefillConfig {
         worker: worker_config(),
+        transport: transport(),
         ..PrefillConfig::default()
     }
 }

@@ -11,7 +11,7 @@ mod moe;
 
 use std::sync::Arc;
 
-use millrace_kernels::{Backend, Batch, KernelError, KvDtype, PageLayout, PageMemory};
+use millrace_kernels::{Backend, Batch, KvDtype, PageLayout, PageMemory};
 use millrace_model::{
     checkpoint::Checkpoint,
     config::{CommonConfig, Family},
@@ -43,6 +43,7 @@ pub struct Forward<B: Backend> {
     logits: B::Tensor,
     layers: usize,
     row_values: usize,
+    latent: usize,
 }
 
 enum Body<B: Backend> {
@@ -76,7 +77,7 @@ impl<B: Backend> Forward<B> {
             "lm_head"
         };
         let head = loader.linear(&[(head, vocab_size)], hidden_size, None)?;
-        let (body, layers, row_values) = match &model.family {
+        let (body, layers, row_values, latent) = match &model.family {
             Family::DeepSeek(family) => {
                 let body = DeepSeek::load(
                     &mut loader,
@@ -91,6 +92,7 @@ impl<B: Backend> Forward<B> {
                     Body::DeepSeek(Box::new(body)),
                     layers,
                     family.kv_lora_rank + family.qk_rope_head_dim,
+                    family.kv_lora_rank,
                 )
             }
             Family::Dense(family) => {
@@ -100,6 +102,7 @@ impl<B: Backend> Forward<B> {
                     Body::Dense(Box::new(body)),
                     num_layers,
                     2 * family.num_kv_heads * family.head_dim,
+                    0,
                 )
             }
         };
@@ -114,17 +117,22 @@ impl<B: Backend> Forward<B> {
             head,
             layers,
             row_values,
+            latent,
         })
     }
 
     /// A page pool for this model's cache.
-    pub fn pages(&self, count: usize, dtype: KvDtype) -> Result<Arc<PageMemory>, KernelError> {
+    pub fn pages(&self, count: usize, dtype: KvDtype) -> Result<Arc<PageMemory>, EngineError> {
+        if dtype == KvDtype::Fp8 && self.latent == 0 {
+            return Err(EngineError::NotLatent);
+        }
         let layout = PageLayout {
             layers: self.layers,
             row_values: self.row_values,
+            latent: self.latent,
             dtype,
         };
-        self.backend.pages(layout, count)
+        Ok(self.backend.pages(layout, count)?)
     }
 
     /// Whether there is an MTP layer to draft with.

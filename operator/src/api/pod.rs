@@ -19,12 +19,13 @@ pub enum Device {
     Cuda,
 }
 
-/// Element type of cached values.
+/// Element type of cached values; fp8 for models with latent attention only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KvDtype {
     F32,
     Bf16,
+    Fp8,
 }
 
 /// An engine's limits. Defaults are the worker's own (`millrace decode --help`).

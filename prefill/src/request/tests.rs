@@ -10,6 +10,7 @@ use super::*;
 const LAYOUT: PageLayout = PageLayout {
     layers: 1,
     row_values: 16,
+    latent: 0,
     dtype: KvDtype::Bf16,
 };
 

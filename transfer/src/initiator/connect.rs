@@ -41,6 +41,10 @@ pub(crate) enum Way {
     Remote(RemoteRing),
 }
 
+/// What a target may need to open its network cards for one more peer: some tenths of a second, if
+/// they are real ones.
+const OPENING: Duration = Duration::from_secs(10);
+
 /// Signs of life are never sent more often than this asks for, whatever a target says.
 const MIN_IDLE: Duration = Duration::from_millis(30);
 
@@ -151,10 +155,14 @@ fn handshake(
         address: address.into(),
         cause,
     };
+    let patience = match wire {
+        Wire::Nixl => config.connect + OPENING,
+        Wire::Shm | Wire::Tcp => config.connect,
+    };
     let broken = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut => OpenError::HandshakeTimeout {
             address: address.into(),
-            patience: config.connect,
+            patience,
         },
         _ => failed(error.to_string()),
     };
@@ -168,7 +176,7 @@ fn handshake(
     // A target that turns us away unheard (it has too many connections) may have closed already;
     // what it had to say is then still there to read.
     let sent = socket.send_all(&hello, config.connect);
-    let (reply, inbox, fd) = reply(&socket, config).map_err(|error| match sent {
+    let (reply, inbox, fd) = reply(&socket, patience).map_err(|error| match sent {
         Err(first) => broken(first),
         Ok(()) => match error {
             ReplyError::Socket(error) => broken(error),
@@ -243,9 +251,9 @@ enum ReplyError {
 /// The target's first frame, and the descriptor that came with it.
 fn reply(
     socket: &Socket,
-    config: &InitiatorConfig,
+    patience: Duration,
 ) -> Result<(Frame, Inbox, Option<OwnedFd>), ReplyError> {
-    let deadline = within(config.connect);
+    let deadline = within(patience);
     let mut inbox = Inbox::new();
     let mut passed = None;
     loop {

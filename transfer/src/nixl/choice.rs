@@ -1,6 +1,7 @@
 //! Whether a worker uses NIXL: what was asked for, against what there is.
 
-use super::{NixlConfig, probe};
+use super::NixlConfig;
+use super::probe::obstacle;
 use crate::config::Transport;
 
 /// How a worker's pages go, of all that it could do. Says in the log what it took and why.
@@ -11,8 +12,7 @@ pub fn choose(asked: Transport, config: &NixlConfig, pool_bytes: u64) -> Option<
     match asked {
         Transport::Shm | Transport::Tcp => None,
         Transport::Nixl => {
-            let probe = probe(config, pool_bytes);
-            match probe.obstacle() {
+            match obstacle(config, pool_bytes) {
                 None => tracing::info!("pages go by NIXL, as asked for; RDMA is usable"),
                 Some(at) => tracing::warn!(
                     missing = at.name,
@@ -28,24 +28,21 @@ pub fn choose(asked: Transport, config: &NixlConfig, pool_bytes: u64) -> Option<
             );
             None
         }
-        Transport::Auto => {
-            let probe = probe(config, pool_bytes);
-            match probe.obstacle() {
-                None => {
-                    tracing::info!(
-                        "pages go by shared memory on this machine and by NIXL to others: RDMA is usable"
-                    );
-                    Some(config.clone())
-                }
-                Some(at) => {
-                    tracing::info!(
-                        missing = at.name,
-                        why = %at.finding,
-                        "pages go by shared memory on this machine and by TCP to others: RDMA is not usable"
-                    );
-                    None
-                }
+        Transport::Auto => match obstacle(config, pool_bytes) {
+            None => {
+                tracing::info!(
+                    "pages go by shared memory on this machine and by NIXL to others: RDMA is usable"
+                );
+                Some(config.clone())
             }
-        }
+            Some(at) => {
+                tracing::info!(
+                    missing = at.name,
+                    why = %at.finding,
+                    "pages go by shared memory on this machine and by TCP to others: RDMA is not usable"
+                );
+                None
+            }
+        },
     }
 }

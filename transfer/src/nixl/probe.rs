@@ -66,11 +66,6 @@ impl Probe {
         self.checks.iter().all(|check| check.finding.is_fine())
     }
 
-    /// What is missing for RDMA first of all.
-    pub fn obstacle(&self) -> Option<&Check> {
-        self.checks.iter().find(|check| !check.finding.is_fine())
-    }
-
     fn is_fine(&self, name: &str) -> bool {
         let check = self.checks.iter().find(|check| check.name == name);
         check.is_some_and(|check| check.finding.is_fine())
@@ -80,33 +75,35 @@ impl Probe {
 /// Looks whether workers on this machine can use NIXL and RDMA. `pool_bytes` is what a worker will
 /// register, where that is known.
 pub fn probe(config: &NixlConfig, pool_bytes: u64) -> Probe {
-    let system = System::default();
     Probe {
-        checks: vec![
-            Check {
-                name: NIXL,
-                finding: match Agent::new(config) {
-                    Ok(_) => Finding::Fine("loads, and has UCX".into()),
-                    Err(error) => nixl_finding(&error),
-                },
-            },
-            Check {
-                name: RDMA_DEVICE,
-                finding: system.devices(&config.devices),
-            },
-            Check {
-                name: PERMISSION,
-                finding: system.permission(),
-            },
-            Check {
-                name: LOCKED_MEMORY,
-                finding: locked_memory(machine::memlock_bytes(), pool_bytes),
-            },
-        ],
+        checks: checks(config, pool_bytes).collect(),
     }
 }
 
-fn nixl_finding(error: &NixlError) -> Finding {
+/// What is missing for RDMA first of all. NIXL is loaded only if nothing else is.
+pub(super) fn obstacle(config: &NixlConfig, pool_bytes: u64) -> Option<Check> {
+    checks(config, pool_bytes).find(|check| !check.finding.is_fine())
+}
+
+/// The checks, each made when it is asked for.
+fn checks(config: &NixlConfig, pool_bytes: u64) -> impl Iterator<Item = Check> {
+    let names = [RDMA_DEVICE, PERMISSION, LOCKED_MEMORY, NIXL];
+    names.into_iter().map(move |name| {
+        let system = System::default();
+        let finding = match name {
+            RDMA_DEVICE => system.devices(&config.devices),
+            PERMISSION => system.permission(),
+            LOCKED_MEMORY => locked_memory(machine::memlock_bytes(), pool_bytes),
+            _ => nixl(Agent::new(config).map(drop)),
+        };
+        Check { name, finding }
+    })
+}
+
+fn nixl(started: Result<(), NixlError>) -> Finding {
+    let Err(error) = started else {
+        return Finding::Fine("loads, and has UCX".into());
+    };
     let text = error.to_string();
     match text.split_once("; ") {
         Some((why, remedy)) => Finding::missing(why, remedy),

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use parking_lot::Mutex;
+
 use crate::api::PageTarget;
 use crate::config::TargetConfig;
 use crate::error::{BindError, GrantError};
@@ -51,6 +53,8 @@ struct Shared {
     layout: Layout,
     config: TargetConfig,
     counters: Counters,
+    /// An agent that no connection has yet.
+    spare: Mutex<Option<Agent>>,
     incarnation: u128,
     closing: AtomicBool,
     /// Wakes the acceptor: to close, or to collect a connection's thread that has ended.
@@ -75,10 +79,8 @@ impl Target {
             let (region, layout) = (region.page_bytes(), layout.page_bytes());
             return Err(BindError::PageBytes { region, layout });
         }
-        if let Some(nixl) = &config.nixl {
-            // What cannot work for any connection should not be found out by the first.
-            drop(Agent::new(nixl)?);
-        }
+        // What cannot work for any connection should not be found out by the first, which gets this one.
+        let spare = config.nixl.as_ref().map(Agent::new).transpose()?;
         config.ring_bytes = config.ring_bytes.clamp(MIN_RING_BYTES, MAX_RING_BYTES);
         let listeners = Listeners::bind(address, config.shm)?;
         let (address, local) = (listeners.address, listeners.local_name.clone());
@@ -89,6 +91,7 @@ impl Target {
             layout,
             config,
             counters: Counters::default(),
+            spare: Mutex::new(spare),
             incarnation: machine::random_u128().map_err(system)?,
             closing: AtomicBool::new(false),
             wake: Wake::new().map_err(system)?,

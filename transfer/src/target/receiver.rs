@@ -144,7 +144,10 @@ impl<'a> Receiver<'a> {
         let unavailable = |error: NixlError| End::NoNixl(error.to_string());
         let bytes = config.ring_bytes(self.shared.layout.page_bytes());
         let ring = RingReader::registered(bytes)?;
-        let agent = Agent::new(config).map_err(unavailable)?;
+        let spare = self.shared.spare.lock().take();
+        let agent = spare
+            .map_or_else(|| Agent::new(config), Ok)
+            .map_err(unavailable)?;
         // SAFETY: the ring outlives the agent: here by order of declaration, later by `drop`.
         unsafe { agent.register(ring.base(), ring.bytes(), MemoryKind::Host) }
             .map_err(unavailable)?;

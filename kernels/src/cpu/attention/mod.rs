@@ -5,6 +5,7 @@
 //! running softmax. A query row sees exactly the tokens up to its position, never a masked one, so
 //! what else a page holds cannot touch it: not a later token's row, nor a former owner's.
 
+mod fp8;
 mod kernels;
 mod page;
 
@@ -89,6 +90,15 @@ pub(super) fn attend(
     })
 }
 
+/// Bytes of a value where values of one size follow one another.
+fn value_bytes(dtype: KvDtype) -> usize {
+    match dtype {
+        KvDtype::F32 => 4,
+        KvDtype::Bf16 => 2,
+        KvDtype::Fp8 => unreachable!("always widened"),
+    }
+}
+
 /// A buffer for one cache row.
 pub(super) fn with_row(len: usize, f: impl FnOnce(&mut [f32])) {
     SCRATCH.with_borrow_mut(|scratch| f(scratch.query.at_least(len)))
@@ -153,7 +163,11 @@ fn one(
     // A single token reads every key and value once or twice: then widening is best done in passing.
     let dtype = cache.pages.layout().dtype;
     let whole = key_dim == heads.key_dim && value_dim == heads.value_dim;
-    let widen = !whole || (dtype == KvDtype::Bf16 && tokens > 1);
+    let widen = match dtype {
+        KvDtype::F32 => !whole,
+        KvDtype::Bf16 => !whole || tokens > 1,
+        KvDtype::Fp8 => true,
+    };
 
     let sums = sums.at_least(tokens * count * value_dim);
     sums.fill(0.0);
@@ -208,7 +222,9 @@ fn one(
             } else {
                 &q.row(row)[item.heads.start * heads.key_dim..][..count * heads.key_dim]
             };
-            let next_v = next.map_or(v.base, |next| next.wrapping_add(value_cols * dtype.bytes()));
+            let next_v = next.map_or(v.base, |next| {
+                next.wrapping_add(value_cols * value_bytes(dtype))
+            });
             let step = Step {
                 next_v,
                 q,
@@ -223,6 +239,7 @@ fn one(
             match k.dtype {
                 KvDtype::F32 => step.run::<kernels::F32>(isa, scores, running, sums),
                 KvDtype::Bf16 => step.run::<kernels::Bf16>(isa, scores, running, sums),
+                KvDtype::Fp8 => unreachable!("always widened"),
             }
         }
     }

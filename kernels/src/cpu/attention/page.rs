@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Cache;
+use super::{Cache, fp8, value_bytes};
 use crate::cpu::buffer::Floats;
 use crate::cpu::elementwise;
 use crate::cpu::simd::{Isa, Kernel, LANES, Simd};
@@ -24,7 +24,7 @@ pub(super) struct Source<'a> {
     pub cache: Cache<'a>,
     pub page: usize,
     pub filled: usize,
-    /// bf16 values are widened once, for many queries, rather than each time they are read.
+    /// Narrower values are widened once, for many queries, rather than each time they are read.
     pub widen: bool,
 }
 
@@ -46,7 +46,7 @@ impl Source<'_> {
             assert!(cols.len().is_multiple_of(LANES));
             return Columns {
                 // SAFETY: inside the row, by the assertion.
-                base: unsafe { first.add(cols.start * layout.dtype.bytes()) },
+                base: unsafe { first.add(cols.start * value_bytes(layout.dtype)) },
                 stride: layout.row_bytes(),
                 dtype: layout.dtype,
                 len: cols.len(),
@@ -63,16 +63,27 @@ impl Source<'_> {
         }
         let rows = buffer.at_least(PAGE_TOKENS * padded);
         for (slot, row) in rows.chunks_exact_mut(padded).take(self.filled).enumerate() {
-            let at = slot * layout.row_bytes() + cols.start * layout.dtype.bytes();
             let (row, padding) = row.split_at_mut(cols.len());
             // SAFETY: a row of this layer; the batch's sequences hold their pages for reading.
             unsafe {
-                let from = first.add(at);
+                let from = first.add(slot * layout.row_bytes());
                 match layout.dtype {
                     KvDtype::F32 => {
-                        std::ptr::copy_nonoverlapping(from.cast(), row.as_mut_ptr(), row.len())
+                        let from = from.add(4 * cols.start).cast();
+                        std::ptr::copy_nonoverlapping(from, row.as_mut_ptr(), row.len())
                     }
-                    KvDtype::Bf16 => isa.run(Widen { from, to: row }),
+                    KvDtype::Bf16 => isa.run(Widen {
+                        from: from.add(2 * cols.start),
+                        to: row,
+                    }),
+                    KvDtype::Fp8 => {
+                        assert_eq!(cols.start, 0, "latent keys and values begin with the row");
+                        isa.run(fp8::Decode {
+                            from: std::slice::from_raw_parts(from, layout.row_bytes()),
+                            latent: layout.latent,
+                            to: row,
+                        })
+                    }
                 }
             }
             padding.fill(0.0);
@@ -134,6 +145,11 @@ pub(in crate::cpu) unsafe fn write_row(
         match layout.dtype {
             KvDtype::F32 => std::ptr::copy_nonoverlapping(values.as_ptr(), to.cast(), values.len()),
             KvDtype::Bf16 => isa.run(Narrow { from: values, to }),
+            KvDtype::Fp8 => isa.run(fp8::Encode {
+                values,
+                latent: layout.latent,
+                to: std::slice::from_raw_parts_mut(to, layout.row_bytes()),
+            }),
         }
     }
 }

@@ -89,6 +89,7 @@ fn engine(args: &mut Args, role: Role, engine: &EngineSpec) {
     let dtype = engine.kv_dtype.map(|dtype| match dtype {
         KvDtype::F32 => "f32",
         KvDtype::Bf16 => "bf16",
+        KvDtype::Fp8 => "fp8",
     });
     let local = engine.local_prefill_tokens.filter(|_| role == Role::Decode);
     args.maybe("--kv-pages", engine.kv_pages)
