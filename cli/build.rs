@@ -7,7 +7,7 @@ use std::{
 
 /// What goes into the binary, relative to the workspace: changes elsewhere do not make it dirty.
 const SOURCES: [&str; 5] = ["*.rs", "*.toml", "*.lock", "*.proto", "models/tiny-r1"];
-const OPTIONAL: [&str; 4] = ["cuda", "etcd", "fetch", "operator"];
+const OPTIONAL: [&str; 5] = ["cuda", "etcd", "fetch", "nixl", "operator"];
 
 fn main() {
     let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("..");

@@ -58,7 +58,6 @@ def control_plane():
 def namespace(control_plane):
     """A fresh one that admits restricted pods only."""
     name = f"chart-{uuid.uuid4().hex[:8]}"
-    control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {
-        "name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}})
+    control_plane.new_namespace(name, enforce="restricted")
     yield name
     control_plane("delete", "namespace", name, "--wait=false")

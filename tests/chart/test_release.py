@@ -61,13 +61,20 @@ def test_nothing_is_left_of_a_release_that_keeps_nothing(control_plane, helm):
     assert len(pods) == 2
     helm("uninstall", "millrace")
 
-    def gone():
-        try:
-            return not everything(control_plane) - before
-        except AssertionError:  # a kind that is listed still and served no more
-            return False
+    left = None
 
-    wait_for("everything to be gone", gone)
+    def gone():
+        nonlocal left
+        try:
+            left = everything(control_plane) - before
+        except AssertionError as listing:  # a kind that is listed still and served no more
+            left = listing
+        return not left
+
+    try:
+        wait_for("everything to be gone", gone)
+    except AssertionError:
+        raise AssertionError(f"left behind: {left}") from None
 
 
 def test_definitions_that_are_kept_are_taken_over_again(control_plane, helm):

@@ -49,8 +49,7 @@ def cluster():
         # Kinds that other projects define and the operator makes objects of, where they are served.
         cluster.kubectl("apply", "--server-side", "-f", str(HERE / "foreign-crds.yaml"))
         for namespace in (NAMESPACE, charts.NAMESPACE):
-            cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {
-                "name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}})
+            cluster.kubectl.new_namespace(namespace, enforce="restricted")
         yield cluster
 
 

@@ -13,6 +13,7 @@ PATIENCE = 240
 CORE, APPS, OURS = "/api/v1", "/apis/apps/v1", "/apis/serving.millrace.dev/v1alpha1"
 PATHS = {
     "pods": CORE, "services": CORE, "nodes": CORE, "namespaces": CORE, "events": CORE,
+    "serviceaccounts": CORE, "configmaps": CORE,
     "deployments": APPS, "statefulsets": APPS,
     "modeldeployments": OURS, "workerpools": OURS,
     "poddisruptionbudgets": "/apis/policy/v1",
@@ -53,6 +54,13 @@ class Kubectl:
     def apply(self, *objects):
         """What it said; refusals are errors."""
         return self("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+    def new_namespace(self, name, **labels):
+        """With all that the cluster puts into one."""
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+            "name": name, "labels": {f"pod-security.kubernetes.io/{key}": value for key, value in labels.items()}}})
+        wait_for(f"what every namespace has, in {name}", lambda: self.get("serviceaccounts", "default", name)
+                 and self.get("configmaps", "kube-root-ca.crt", name))
 
     def list(self, kind, namespace=None, **labels):
         """Objects that have all of the labels."""

@@ -206,6 +206,9 @@ pub struct PoolSpec {
 pub struct Transfer {
     #[serde(default)]
     pub transport: TransferTransport,
+    /// Network devices for NIXL, such as mlx5_0. Default: what UCX finds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
     /// Added to the limits of each worker's container, such as `rdma/hca: 1`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rdma_resources: BTreeMap<String, i32>,
@@ -221,10 +224,12 @@ pub struct Transfer {
 // No shared memory: pods have network namespaces of their own, and so do the sockets through which
 // workers hand each other memory.
 pub enum TransferTransport {
-    /// The best that workers in pods have, which is TCP today.
+    /// NIXL over RDMA where the pods have what it needs (`rdmaResources`), otherwise TCP.
     #[default]
     Auto,
     Tcp,
+    /// NIXL over whatever network it finds.
+    Nixl,
 }
 
 /// How one revision takes over from another. Counted in pairs: the share of the prefill pool that

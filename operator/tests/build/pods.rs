@@ -327,6 +327,28 @@ fn downloads_come_before_the_worker() {
 }
 
 #[test]
+fn pages_go_by_nixl_where_devices_are_or_where_it_is_asked_for() {
+    let transfer = |text: &str| {
+        let pod = worker_pod(
+            &resolved(&format!("prefill: {{}}\ndecode: {{}}\ntransfer: {text}")),
+            Role::Decode,
+        );
+        let args = pod.containers[0].args.clone().unwrap();
+        let transfer = args.into_iter().filter(|arg| arg.starts_with("--transfer"));
+        transfer.skip(1).collect::<Vec<_>>()
+    };
+    assert_eq!(transfer("{}"), ["--transfer=tcp"]);
+    assert_eq!(
+        transfer("{rdmaResources: {rdma/hca: 1}}"),
+        ["--transfer=auto"]
+    );
+    assert_eq!(
+        transfer("{transport: nixl, devices: [mlx5_0, mlx5_1]}"),
+        ["--transfer=nixl", "--transfer-devices=mlx5_0,mlx5_1"]
+    );
+}
+
+#[test]
 fn devices_are_limits() {
     let rdma = worker_pod(&resolved(spec("rdma")), Role::Prefill);
     let limits = rdma.containers[0]

@@ -377,6 +377,16 @@ fn the_rest() {
             "1 or more",
         ),
         (
+            "decode: {}\ntransfer: {devices: ['mlx5_0,mlx5_1']}",
+            "spec.transfer.devices",
+            "an entry",
+        ),
+        (
+            "decode: {}\ntransfer: {transport: tcp, devices: [mlx5_0]}",
+            "spec.transfer.devices",
+            "set transport",
+        ),
+        (
             "decode: {resources: {limits: {rdma/hca: 1}}}\ntransfer: {rdmaResources: {rdma/hca: 1}}",
             "spec.decode.resources.limits[rdma/hca]",
             "remove one of the two",

@@ -7,7 +7,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt as _;
 
 use super::{group_labels, placement};
-use crate::api::{Device, EngineSpec, KvDtype, Role, WorkerPool, WorkerSpec, labels};
+use crate::api::{
+    Device, EngineSpec, KvDtype, Role, Transfer, TransferTransport, WorkerPool, WorkerSpec, labels,
+};
 use crate::build::names;
 use crate::build::pod::flags::Args;
 use crate::build::pod::{self, Parts, model, parts};
@@ -74,8 +76,10 @@ fn args(role: Role, worker: &WorkerSpec) -> Vec<String> {
         .set("--listen", any(ports::GRPC))
         .set("--metrics", any(ports::HTTP))
         .maybe("--transfer-listen", decode.then(|| any(ports::TRANSFER)))
-        // Sockets of shared memory belong to a network namespace, and pods have one each.
-        .set("--transfer", "tcp");
+        .set("--transfer", transport(&worker.transfer));
+    if !worker.transfer.devices.is_empty() {
+        args.set("--transfer-devices", worker.transfer.devices.join(","));
+    }
     if worker.ranks > 1 {
         args.set("--group-listen", any(ports::EXCHANGE))
             .maybe("--redundant-experts", worker.redundant_experts);
@@ -83,6 +87,15 @@ fn args(role: Role, worker: &WorkerSpec) -> Vec<String> {
     args.switch("--aggregated", decode && worker.aggregated);
     engine(&mut args, role, &worker.engine);
     args.and(&worker.pod.args)
+}
+
+/// Never shared memory: its sockets belong to a network namespace, and pods have one each.
+fn transport(transfer: &Transfer) -> &'static str {
+    match transfer.transport {
+        TransferTransport::Nixl => "nixl",
+        TransferTransport::Auto if !transfer.rdma_resources.is_empty() => "auto",
+        TransferTransport::Auto | TransferTransport::Tcp => "tcp",
+    }
 }
 
 fn engine(args: &mut Args, role: Role, engine: &EngineSpec) {

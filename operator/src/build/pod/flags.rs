@@ -40,7 +40,7 @@ const ROUTER: [Flag; 13] = [
     flag("--etcd-prefix", "it follows from the deployment's name"),
 ];
 
-const WORKER: [Flag; 19] = [
+const WORKER: [Flag; 20] = [
     flag("--kv-pages", "set engine.kvPages"),
     flag("--kv-dtype", "set engine.kvDtype"),
     flag("--max-running", "set engine.maxRunning"),
@@ -49,6 +49,7 @@ const WORKER: [Flag; 19] = [
     flag("--no-prefix-cache", "set engine.prefixCache to false"),
     flag("--threads", "set engine.threads"),
     flag("--transfer", "set spec.transfer.transport"),
+    flag("--transfer-devices", "set spec.transfer.devices"),
     flag("--listen", "port 9100 is where routers look"),
     flag("--metrics", "port 9102 is where kubelets ask"),
     flag("--advertise-host", "set MILLRACE_ADVERTISE_HOST under env"),

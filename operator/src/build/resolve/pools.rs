@@ -4,7 +4,8 @@ use super::PoolShape;
 use super::checks::{self, Report};
 use super::{overrides, quantity};
 use crate::api::{
-    Builtin, Device, Model, ModelDeploymentSpec, PoolSpec, Role, Transfer, WorkerSpec,
+    Builtin, Device, Model, ModelDeploymentSpec, PoolSpec, Role, Transfer, TransferTransport,
+    WorkerSpec,
 };
 use crate::build::pod::flags;
 
@@ -152,8 +153,28 @@ fn transfer(report: &mut Report, root: &str, pool: &PoolSpec, transfer: &Transfe
     }
 }
 
+fn devices(report: &mut Report, transfer: &Transfer) {
+    let is_name = |name: &str| {
+        let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        !name.is_empty() && name.chars().all(letter)
+    };
+    for name in transfer.devices.iter().filter(|name| !is_name(name)) {
+        report.add(
+            "spec.transfer.devices",
+            format!("{name:?} is no network device's name; write one such as mlx5_0 an entry"),
+        );
+    }
+    if transfer.transport == TransferTransport::Tcp && !transfer.devices.is_empty() {
+        report.add(
+            "spec.transfer.devices",
+            "TCP goes where routes lead; leave the devices out, or set transport to auto or nixl",
+        );
+    }
+}
+
 /// What both pools have to agree on.
 pub fn check_together(report: &mut Report, spec: &ModelDeploymentSpec) {
+    devices(report, &spec.transfer);
     let Some(prefill) = &spec.prefill else { return };
     let (theirs, ours) = (prefill.engine.kv_dtype, spec.decode.engine.kv_dtype);
     if theirs != ours {

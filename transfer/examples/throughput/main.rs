@@ -9,6 +9,14 @@
 //! time runs from the first `write` to the acknowledgement of the announcement. Printed are the
 //! median and the best, in GB/s (10^9 bytes) and as ratios to a copy of as many bytes, page by page,
 //! by one thread between two buffers that both have been touched before.
+//!
+//! With `--features nixl` (and NIXL where it is found, docs/rdma.md) also by NIXL, over whatever UCX
+//! takes on one machine, next to NIXL alone: one request of as many descriptors as there are pages,
+//! straight into the target's pages, posted and polled, as NIXL's own benchmark does. That moves bytes
+//! and nothing else: no leases, no acknowledgement by the target, no protection of pages in use.
+
+#[cfg(feature = "nixl")]
+mod nixl_alone;
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -16,8 +24,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use millrace_transfer::{
-    Grant, Initiator, InitiatorConfig, Layout, LeaseEvent, MemoryKind, MemoryRegion, PageInitiator,
-    PageTarget, Target, TargetConfig, Transport,
+    Grant, Initiator, InitiatorConfig, Layout, LeaseEvent, MemoryKind, MemoryRegion, NixlConfig,
+    PageInitiator, PageTarget, Target, TargetConfig, Transport,
 };
 
 const TOTAL: usize = 64 << 20;
@@ -39,6 +47,8 @@ fn main() -> Result<(), Failure> {
         ["writer", transport, page_bytes, checksums] => {
             writer(transport, page_bytes.parse()?, checksums.parse()?)
         }
+        #[cfg(feature = "nixl")]
+        ["nixl-alone", page_bytes] => nixl_alone::writer(page_bytes.parse()?),
         _ => Err("usage: throughput (no arguments)".into()),
     }
 }
@@ -46,10 +56,18 @@ fn main() -> Result<(), Failure> {
 fn report() -> Result<(), Failure> {
     let cores = std::thread::available_parallelism()?;
     println!("{TOTAL} bytes a transfer, {ROUNDS} transfers, {cores} cores; GB/s: median (best)");
-    println!(
+    print!(
         "{:>10} {:>6} {:>15} {:>15} {:>6} {:>15} {:>6}",
         "page", "pages", "memcpy", "shm", "ratio", "tcp", "ratio"
     );
+    if cfg!(feature = "nixl") {
+        let (nixl, alone) = ("nixl", "NIXL alone");
+        print!(
+            " {nixl:>15} {:>6} {alone:>15} {:>10}",
+            "ratio", "nixl/alone"
+        );
+    }
+    println!();
     for checksums in [false, true] {
         if checksums {
             println!("with a checksum of every page:");
@@ -61,7 +79,7 @@ fn report() -> Result<(), Failure> {
             let tcp = transfer("tcp", page_bytes, pages, checksums)?;
             let show = |speed: &Speed| format!("{:.2} ({:.2})", speed.median, speed.best);
             let ratio = |speed: &Speed| speed.median / copied.median;
-            println!(
+            print!(
                 "{page_bytes:>10} {pages:>6} {:>15} {:>15} {:>6.2} {:>15} {:>6.2}",
                 show(&copied),
                 show(&shm),
@@ -69,6 +87,19 @@ fn report() -> Result<(), Failure> {
                 show(&tcp),
                 ratio(&tcp)
             );
+            #[cfg(feature = "nixl")]
+            {
+                let nixl = transfer("nixl", page_bytes, pages, checksums)?;
+                let alone = nixl_alone::target(page_bytes, pages)?;
+                print!(
+                    " {:>15} {:>6.2} {:>15} {:>10.2}",
+                    show(&nixl),
+                    ratio(&nixl),
+                    show(&alone),
+                    nixl.median / alone.median
+                );
+            }
+            println!();
         }
     }
     Ok(())
@@ -125,6 +156,7 @@ fn transfer(
     let region = pool(page_bytes, pages, 1)?;
     let config = TargetConfig {
         checksums,
+        nixl: (transport == "nixl").then(NixlConfig::default),
         ..TargetConfig::default()
     };
     let target = Target::bind(
@@ -174,6 +206,7 @@ fn transfer(
 fn writer(transport: &str, page_bytes: usize, checksums: bool) -> Result<(), Failure> {
     let transport = match transport {
         "shm" => Transport::Shm,
+        "nixl" => Transport::Nixl,
         _ => Transport::Tcp,
     };
     let region = pool(page_bytes, TOTAL / page_bytes, 7)?;
@@ -184,6 +217,7 @@ fn writer(transport: &str, page_bytes: usize, checksums: bool) -> Result<(), Fai
         ..InitiatorConfig::default()
     };
     let initiator = Initiator::new(Layout::new(page_bytes), config)?;
+    initiator.register(&region)?;
     for line in std::io::stdin().lines() {
         let line = line?;
         let bytes: Result<Vec<u8>, _> = (0..line.len() / 2)
