@@ -150,6 +150,17 @@ impl RemoteRing {
         })
     }
 
+    /// Writes where no correct peer would.
+    #[cfg(all(test, feature = "nixl"))]
+    pub(crate) fn stray(&self, source: &Source, bytes: usize, to: u64) -> Result<Write, NixlError> {
+        self.remote.write(source, 0, bytes, to)
+    }
+
+    #[cfg(all(test, feature = "nixl"))]
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
     /// The target has taken `bytes`; false if it never got that many.
     pub(crate) fn credit(&mut self, bytes: u64) -> bool {
         let used = self.bytes - self.room;
