@@ -1,9 +1,7 @@
 //! A role's process: its runtime, and when it is told to stop.
 
 use std::{
-    io::Write as _,
     pin::Pin,
-    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -89,16 +87,4 @@ where
 async fn told(mut stop: watch::Receiver<bool>) {
     // The sender lives until the last receiver is gone.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Ends the process. If NIXL was loaded, not by way of `main`'s end: among what its libraries do then
-/// is a crash (in libnl-route's destructor), which would turn a good exit code into a signal.
-pub fn leave(code: u8) -> ExitCode {
-    if millrace_transfer::nixl_is_loaded() {
-        // Whoever read it may be gone, and there is nobody to tell.
-        let _ = std::io::stdout().flush();
-        // SAFETY: ends the process at once; nothing of ours waits for the end of `main`.
-        unsafe { libc::_exit(code.into()) };
-    }
-    ExitCode::from(code)
 }

@@ -84,6 +84,6 @@ pub use initiator::Initiator;
 pub use layout::Layout;
 pub use lease::{Lease, LeaseEvent, LeaseTable, NotComplete, OnEvent, WritesEnded};
 pub use memory::{MemoryKind, MemoryRegion, RegionError, Source};
-pub use nixl::{Check, Finding, NixlConfig, NixlError, Probe, choose, nixl_is_loaded, probe};
+pub use nixl::{Check, Finding, NixlConfig, NixlError, Probe, choose, probe};
 pub use stats::{FailureKind, LeaseStats, Stats, WireStats};
 pub use target::Target;

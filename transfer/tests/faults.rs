@@ -68,6 +68,7 @@ impl AsRef<[u8]> for Page {
 fn peer() {
     match std::env::var(IS_PEER).as_deref() {
         Ok("target") => peer_target(),
+        Ok("poor target") => peer_poor_target(),
         Ok(wire) => peer_initiator(wire),
         Err(_) => {}
     }
@@ -125,6 +126,41 @@ fn peer_target() {
     say(&hex(&grant.to_bytes()));
     let _ = std::io::stdin().lines().count();
     let _ = lease.revoke();
+}
+
+/// Has not enough memory for what one peer's ring would need; grants a page a line that it reads.
+fn peer_poor_target() {
+    let pool = Pool::new(PAGE, PAGES);
+    let config = TargetConfig {
+        shm: false,
+        nixl: Some(NixlConfig {
+            ring_bytes: 3 << 30,
+            ..NixlConfig::default()
+        }),
+        ..TargetConfig::default()
+    };
+    let address = "127.0.0.1:0".parse().unwrap();
+    let target = Target::bind(address, pool.region, Layout::new(PAGE), config).unwrap();
+    let used = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = used.split(' ').next().unwrap().parse().unwrap();
+    let limit = libc::rlimit {
+        rlim_cur: pages * 4096 + (1 << 30),
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: a local of the right type; only this process is limited.
+    let limited = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    assert_eq!(limited, 0);
+    for _ in std::io::stdin().lines() {
+        let (lease, grant) = target.grant(&[1], None).unwrap();
+        say(&hex(&grant.to_bytes()));
+        match lease.wait(LONG) {
+            Some(LeaseEvent::Announced { .. }) => drop(lease.complete().unwrap()),
+            _ => drop(lease.revoke()),
+        }
+        let stats = target.stats();
+        let unavailable = stats.failures(FailureKind::Unavailable);
+        say(&format!("{unavailable} {}", stats.tcp.pages));
+    }
 }
 
 fn say(line: &str) {
@@ -469,5 +505,37 @@ fn a_target_that_stops_is_given_up_after_the_stall_time() {
                 .is_err()
         );
         stopping.signal(libc::SIGCONT);
+    }
+}
+
+#[cfg(feature = "nixl")]
+#[test]
+fn a_target_out_of_memory_for_rings_says_so_and_is_written_another_way() {
+    use millrace_transfer::{OpenError, Wire};
+
+    let mut target = Peer::start("poor target");
+    let insisting = initiator("nixl", LONG);
+    let config = InitiatorConfig {
+        nixl: Some(NixlConfig::default()),
+        ..InitiatorConfig::default()
+    };
+    let choosing = Initiator::new(Layout::new(PAGE), config).unwrap();
+    for round in 1..=20 {
+        writeln!(target.input).unwrap();
+        let grant = Grant::from_bytes(&unhex(&target.hear())).unwrap();
+        match insisting.open(&grant).err() {
+            Some(OpenError::Unavailable { transport, cause }) => {
+                assert_eq!(transport, "nixl");
+                assert!(cause.contains("no memory for a ring"), "{cause}");
+            }
+            other => panic!("{other:?}"),
+        }
+        // A connection that is there is used again; a new initiator has to find its way anew.
+        let mut writer = choosing.open(&grant).unwrap();
+        assert_eq!(writer.wire(), Wire::Tcp);
+        let page = pattern(grant.lease(), 0, PAGE);
+        writer.write(0, Source::from_bytes(page)).unwrap();
+        writer.finish(Vec::new()).unwrap();
+        assert_eq!(target.hear(), format!("{} {round}", round + 1));
     }
 }

@@ -101,6 +101,6 @@ pub fn writer(page_bytes: usize) -> Result<(), Failure> {
         }
     }
     std::io::stdout().flush()?;
-    // SAFETY: ends the process without NIXL's destructors, which may crash at the end of `main`.
+    // SAFETY: ends the process without the destructors of NIXL's libraries, which may crash.
     unsafe { libc::_exit(0) }
 }

@@ -1,8 +1,9 @@
 //! The part of NIXL that is used, with its rules about lifetimes kept by types.
 
 use std::ffi::CStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
+use libc::{c_int, c_void};
 use nixl_sys::{
     AgentConfig, MemType, MemoryRegion as NixlMemory, NixlDescriptor, Params, RegistrationHandle,
     ThreadSync, XferDescList, XferOp, XferRequest, XferStatus,
@@ -15,13 +16,6 @@ use crate::memory::{MemoryKind, MemoryRegion, Source};
 
 const PLUGIN: &str = "UCX";
 const LIBRARY: &CStr = c"libnixl_capi.so";
-
-static LOADED: OnceLock<Result<(), NixlError>> = OnceLock::new();
-
-/// Whether NIXL's library is in this process.
-pub fn nixl_is_loaded() -> bool {
-    matches!(LOADED.get(), Some(Ok(())))
-}
 
 /// One NIXL agent with a UCX worker, and a thread of NIXL's that keeps it going.
 ///
@@ -38,6 +32,7 @@ impl Agent {
     /// Loads NIXL's library, once. Its wrapper aborts the process where that fails, so nothing of
     /// it may be called before this has succeeded.
     fn load() -> Result<(), NixlError> {
+        static LOADED: OnceLock<Result<(), NixlError>> = OnceLock::new();
         LOADED
             .get_or_init(|| {
                 // SAFETY: a C string; NIXL's initialisers run, which is what was asked for.
@@ -97,6 +92,7 @@ impl Agent {
         agent
             .create_backend(PLUGIN, &parameters)
             .map_err(|error| start(error.to_string()))?;
+        end_without_destructors();
         Ok(Agent {
             registered: Mutex::default(),
             agent,
@@ -155,6 +151,26 @@ impl Agent {
             .iter()
             .any(|known| known.is_same(region))
     }
+}
+
+/// From here on, the process ends without the destructors of the libraries that NIXL has loaded by now:
+/// they crash now and then (libnl-route's), which would turn a good exit code into a signal.
+fn end_without_destructors() {
+    static ONCE: Once = Once::new();
+    unsafe extern "C" {
+        // glibc's: like atexit, with the exit code.
+        fn on_exit(function: extern "C" fn(c_int, *mut c_void), argument: *mut c_void) -> c_int;
+    }
+    extern "C" fn end(code: c_int, _: *mut c_void) {
+        // SAFETY: ends the process at once. Rust has flushed its output before handlers run.
+        unsafe { libc::_exit(code) }
+    }
+    ONCE.call_once(|| {
+        // SAFETY: the function has the type asked for and needs no argument. Handlers run in reverse, so
+        // this one before what was registered as libraries were loaded. If it is not taken, the
+        // destructors run as ever.
+        unsafe { on_exit(end, std::ptr::null_mut()) };
+    });
 }
 
 fn failed(what: &'static str) -> impl Fn(nixl_sys::NixlError) -> NixlError {

@@ -29,7 +29,6 @@ mod probe;
 mod remote;
 
 pub(crate) use agent::Agent;
-pub use agent::nixl_is_loaded;
 pub use choice::choose;
 pub use probe::{Check, Finding, Probe, probe};
 pub(crate) use remote::RemoteRing;

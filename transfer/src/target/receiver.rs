@@ -143,7 +143,9 @@ impl<'a> Receiver<'a> {
         };
         let unavailable = |error: NixlError| End::NoNixl(error.to_string());
         let bytes = config.ring_bytes(self.shared.layout.page_bytes());
-        let ring = RingReader::registered(bytes)?;
+        let ring = RingReader::registered(bytes).map_err(|error| {
+            End::NoNixl(format!("no memory for a ring of {bytes} bytes: {error}"))
+        })?;
         let spare = self.shared.spare.lock().take();
         let agent = spare
             .map_or_else(|| Agent::new(config), Ok)
