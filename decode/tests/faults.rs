@@ -40,7 +40,9 @@ async fn a_prefill_worker_that_dies_costs_its_requests_and_no_page() {
     let mut stream = client.generate(split.clone()).await.unwrap().into_inner();
     decode.until("kv_pages", LEASED, |pages| pages > 0.0).await;
     prefill
-        .until("transfer_pages_total", "", |pages| pages > 0.0)
+        .until("transfer_pages_total", transport_label(), |pages| {
+            pages > 0.0
+        })
         .await;
     prefill.kill();
     assert_prefill_failed(&stream.message().await.unwrap_err());
