@@ -102,14 +102,18 @@ def test_the_containerfile_parses_and_runs_the_same_script():
     version = re.search(r'^rust-version = "(.*)"', (REPOSITORY / "Cargo.toml").read_text(), re.M)[1]
     assert base == f"rust:{version}-bookworm"
     steps = [it for it in builder if it.startswith("RUN ")]
-    assert len(steps) == 3 and "apt-get install" in steps[0]
-    assert steps[1].endswith("cargo build --release --locked -p millrace --features operator")
-    assert steps[2].endswith("image/rootfs /rootfs --binary target/release/millrace --etcd yes")
+    assert len(steps) == 4 and "apt-get install" in steps[0]
+    nixl = re.search(r'"nixl-cu12==\$version"', (REPOSITORY / "tests/tools.sh").read_text())
+    version = re.search(r"local version=([0-9.]+) dir\n  dir=\"\$tools/nixl", (REPOSITORY / "tests/tools.sh").read_text())[1]
+    assert nixl and steps[1].endswith(f"pip install --no-deps --target /nixl nixl-cu12=={version}"), "as the tests have it"
+    assert steps[2].endswith("cargo build --release --locked -p millrace --features operator,nixl")
+    assert steps[3].endswith("image/rootfs /rootfs --binary target/release/millrace --etcd yes --nixl /nixl")
 
     base, content = found["content"]
     assert base == "scratch"
     assert [it for it in content if not it.startswith(("ARG ", "LABEL "))] == [
-        "COPY --from=builder /rootfs/ /", "USER 65532:65532", 'ENTRYPOINT ["/millrace"]']
+        "COPY --from=builder /rootfs/ /",
+        "ENV LD_LIBRARY_PATH=/opt/nixl/.nixl_cu12.mesonpy.libs", "ENV NIXL_PLUGIN_DIR=/opt/nixl/nixl_cu12.libs/nixl", "USER 65532:65532", 'ENTRYPOINT ["/millrace"]']
     label = next(it for it in content if it.startswith("LABEL "))
     assert set(re.findall(r"org\.opencontainers\.image\.(\w+)=", label)) == labels(env={"MILLRACE_SOURCE": "x"}).keys()
     assert found["cpu"] == ("content", []) and found["cuda"][0] == "content"

@@ -47,7 +47,7 @@ struct Page {
 }
 
 impl AsRef<[u8]> for Page {
-    /// Looked at once when queued, once for a checksum, and once or twice for every part.
+    /// Looked at once when queued, once when begun, and once for every part.
     fn as_ref(&self) -> &[u8] {
         let signal = match self.act {
             Act::Nothing => return &self.bytes,
@@ -103,7 +103,7 @@ fn peer_initiator(wire: &str) {
             let page = Page {
                 bytes: pattern(grant.lease(), index, PAGE),
                 act,
-                at: if wire == "nixl" { 14 } else { 5 },
+                at: if wire == "nixl" { 8 } else { 5 },
                 looks: AtomicUsize::new(0),
             };
             if writer.write(index, Source::from_bytes(page)).is_err() {

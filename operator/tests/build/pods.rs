@@ -330,7 +330,9 @@ fn downloads_come_before_the_worker() {
 fn pages_go_by_nixl_where_devices_are_or_where_it_is_asked_for() {
     let transfer = |text: &str| {
         let pod = worker_pod(
-            &resolved(&format!("prefill: {{}}\ndecode: {{}}\ntransfer: {text}")),
+            &resolved(&format!(
+                "model: {{source: {{hostPath: {{path: /m}}}}}}\nprefill: {{}}\ndecode: {{}}\ntransfer: {text}"
+            )),
             Role::Decode,
         );
         let args = pod.containers[0].args.clone().unwrap();

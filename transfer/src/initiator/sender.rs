@@ -205,10 +205,10 @@ impl Sender {
 
     /// Sends more of the page that is being sent; false if nothing of it can be sent now.
     fn push_page(&mut self, sent: usize) -> Result<bool, WriteError> {
-        let bytes = &page_bytes(&self.unanswered)[sent..];
+        let left = page_length(&self.unanswered) - sent;
         let count = match &mut self.connection.way {
             Way::Socket => {
-                let bytes = &bytes[..bytes.len().min(4 * CHUNK)];
+                let bytes = &page_bytes(&self.unanswered)[sent..][..left.min(4 * CHUNK)];
                 let Some(count) = accepted(self.connection.socket.send(bytes, false))? else {
                     return Ok(false);
                 };
@@ -216,20 +216,20 @@ impl Sender {
             }
             Way::Remote(ring) => {
                 // As much as there is: few large writes are what cards are fast at.
-                let count = bytes.len().min(ring.bytes() / 4);
+                let count = left.min(ring.bytes() / 4);
                 if ring.room() < count {
                     return Ok(false);
                 }
-                let (seq, source) = page_source(&self.unanswered);
+                let (seq, _, source) = page(&self.unanswered);
                 ring.put(seq, source, sent, count).map_err(broken)?;
                 count
             }
             Way::Shared(ring) => {
-                let count = bytes.len().min(CHUNK.min(ring.bytes() / 4));
+                let count = left.min(CHUNK.min(ring.bytes() / 4));
                 if ring.room() < count {
                     return Ok(false);
                 }
-                ring.put(&bytes[..count]);
+                ring.put(&page_bytes(&self.unanswered)[sent..][..count]);
                 self.untold += count;
                 Frame::Data {
                     bytes: count as u32,
@@ -239,7 +239,7 @@ impl Sender {
             }
         };
         self.moved = Instant::now();
-        self.page = (count < bytes.len()).then_some(sent + count);
+        self.page = (count < left).then_some(sent + count);
         Ok(true)
     }
 
@@ -380,27 +380,28 @@ impl Drop for Sender {
     }
 }
 
-/// The page that is being sent: the last entry. As long as a page is, whatever its source says on
-/// second thoughts.
-fn page_bytes(unanswered: &VecDeque<Unanswered>) -> &[u8] {
-    match unanswered.back().map(|entry| &entry.what) {
-        Some(What::Page {
-            delivery, source, ..
-        }) => &source.bytes()[..delivery.page_bytes],
+/// The page that is being sent, the last entry: its number, its length and its source.
+fn page(unanswered: &VecDeque<Unanswered>) -> (u64, usize, &Source) {
+    match unanswered.back() {
+        Some(Unanswered {
+            seq,
+            what: What::Page {
+                delivery, source, ..
+            },
+            ..
+        }) => (*seq, delivery.page_bytes, source),
         _ => unreachable!("a page that is being sent is the last unanswered entry"),
     }
 }
 
-/// The same page as its source, with its number.
-fn page_source(unanswered: &VecDeque<Unanswered>) -> (u64, &Source) {
-    match unanswered.back() {
-        Some(Unanswered {
-            seq,
-            what: What::Page { source, .. },
-            ..
-        }) => (*seq, source),
-        _ => unreachable!("a page that is being sent is the last unanswered entry"),
-    }
+fn page_length(unanswered: &VecDeque<Unanswered>) -> usize {
+    page(unanswered).1
+}
+
+/// As long as a page is, whatever its source says on second thoughts.
+fn page_bytes(unanswered: &VecDeque<Unanswered>) -> &[u8] {
+    let (_, length, source) = page(unanswered);
+    &source.bytes()[..length]
 }
 
 fn broken(error: NixlError) -> WriteError {
