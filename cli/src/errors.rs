@@ -1,5 +1,7 @@
 //! From errors to what a terminal and a supervisor see.
 
+use std::process::ExitCode;
+
 /// Stopped by a second Ctrl-C: 128 + SIGINT, as shells count.
 pub const INTERRUPTED: u8 = 130;
 
@@ -12,14 +14,14 @@ pub enum Outcome {
 }
 
 /// Prints an error as one line, causes included, and gives the exit code: 0, an outcome's own, or 1.
-pub fn exit_code(result: anyhow::Result<Outcome>) -> u8 {
+pub fn exit_code(result: anyhow::Result<Outcome>) -> ExitCode {
     match result {
-        Ok(Outcome::Done) => 0,
-        Ok(Outcome::Code(code)) => code,
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(error) => {
             // `up` shows a failed child's last line: keep it to one.
             eprintln!("error: {}", one_line(&format!("{error:#}")));
-            1
+            ExitCode::FAILURE
         }
     }
 }

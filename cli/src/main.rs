@@ -82,5 +82,5 @@ fn main() -> std::process::ExitCode {
         Command::Operator(args) => operator::main(args),
         Command::Crds => operator::crds(),
     };
-    std::process::ExitCode::from(errors::exit_code(result))
+    errors::exit_code(result)
 }

@@ -7,7 +7,7 @@ use crate::config::Transport;
 /// How a worker's pages go, of all that it could do. Says in the log what it took and why.
 ///
 /// With [`Transport::Auto`] NIXL is taken only where it means RDMA: over plain networks, TCP of our
-/// own is as fast and needs nothing installed. `pool_bytes` is what the worker would register.
+/// own needs nothing installed. `pool_bytes` is what the worker would register.
 pub fn choose(asked: Transport, config: &NixlConfig, pool_bytes: u64) -> Option<NixlConfig> {
     match asked {
         Transport::Shm | Transport::Tcp => None,

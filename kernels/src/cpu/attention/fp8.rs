@@ -4,11 +4,11 @@
 //! rotated values in bf16: 512 + 16 + 128 = 656 bytes for DeepSeek-V3. Rotated values are kept as they
 //! are because attention is sensitive to position.
 
-use crate::FP8_BLOCK as BLOCK;
-use crate::cpu::simd::{Kernel, Simd};
+use millrace_model::fp8::E4M3_MAX as LARGEST;
 
-/// The largest finite e4m3.
-const LARGEST: f32 = 448.0;
+use crate::FP8_BLOCK as BLOCK;
+use crate::cpu::simd::{Kernel, Simd, fp8_exp_120};
+
 /// An e4m3's exponent and fraction, put where a float32 has them, are the number times 2^-120: the
 /// biases are 7 and 127. Subnormals become float32 subnormals.
 const BIAS: f32 = f32::from_bits((127 - 120) << 23);
@@ -90,8 +90,7 @@ impl Kernel for Decode<'_> {
 
 #[inline(always)]
 fn decode(code: u8) -> f32 {
-    let magnitude = f32::from_bits((u32::from(code) & 0x7f) << 20) * UNBIAS;
-    f32::from_bits(magnitude.to_bits() | u32::from(code) >> 7 << 31)
+    fp8_exp_120(code) * UNBIAS
 }
 
 #[cfg(test)]
