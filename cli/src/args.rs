@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+use millrace_worker::DeviceId;
+
 use clap::{
     Args, ValueEnum,
     builder::{FalseyValueParser, NonEmptyStringValueParser},
@@ -76,6 +78,9 @@ pub enum TransferArg {
 /// How a worker is sized. Absent values take the engine's defaults.
 #[derive(Debug, Clone, Default, Args)]
 pub struct EngineArgs {
+    /// What computes: cpu, cuda, or cuda:N for one of several GPUs [default: cpu]
+    #[arg(long, value_name = "DEVICE", env = "MILLRACE_DEVICE")]
+    pub device: Option<DeviceId>,
     /// Threads that compute, a worker [default: the machine's cores; `up` shares them out]
     #[arg(long, value_name = "N", env = "MILLRACE_THREADS", value_parser = positive)]
     pub threads: Option<usize>,
@@ -137,6 +142,8 @@ impl EngineArgs {
     /// As `ModelArgs::to_flags`, with `threads` where none were given.
     pub fn to_flags(&self, threads: usize) -> Vec<OsString> {
         let mut flags = Flags::default();
+        let device = self.device.map(|device| device.to_string());
+        flags.value("--device", device.as_ref());
         flags.number("--threads", Some(self.threads.unwrap_or(threads)));
         flags.number("--kv-pages", self.kv_pages);
         flags.choice("--kv-dtype", self.kv_dtype);

@@ -247,6 +247,7 @@ impl WorkerArgs {
             aggregated: false,
             engine: engine_config(&self.engine, self.model.max_model_len),
             threads: self.engine.threads,
+            device: self.engine.device.unwrap_or_default(),
             drain: Duration::from_secs(self.process.drain_seconds),
             group,
         })

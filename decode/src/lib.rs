@@ -31,7 +31,9 @@ use tonic::service::Routes;
 use tracing::Instrument as _;
 
 use millrace_transfer::{PageTarget as _, Target, TargetConfig, Transport, choose};
-use millrace_worker::{Role, Worker, WorkerError, identify, notice::Observer, transfer_region};
+use millrace_worker::{
+    Device, Role, Worker, WorkerError, identify, notice::Observer, on_device, transfer_region,
+};
 
 pub use config::DecodeConfig;
 pub use failure::{DOMAIN, PREFILL_FAILED};
@@ -44,16 +46,17 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), WorkerError> {
     let span = identify(&mut config.worker, Role::Decode);
-    serve(config, observer, shutdown).instrument(span).await
+    let serve = async { on_device!(config.worker.device, serve(config, observer, shutdown)) };
+    serve.instrument(span).await
 }
 
-async fn serve(
+async fn serve<B: Device>(
     config: DecodeConfig,
     observer: Observer,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), WorkerError> {
     let mut worker = Worker::bind(config.worker.clone(), Role::Decode, observer).await?;
-    let loaded = worker.load().await?;
+    let loaded = worker.load::<B>().await?;
     let region = transfer_region(loaded.pool())?;
     // Nothing of the pool itself is registered here: peers write into rings of their own.
     let nixl = choose(config.transport, &config.nixl, 0);

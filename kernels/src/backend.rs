@@ -29,11 +29,24 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Experts: Send + Sync;
     /// Experts and weights chosen for each row: `[rows, experts_per_token]`.
     type Routing: Send;
+    /// How often each expert of each layer was chosen.
+    type Tally: Send;
+    /// A [`Batch`] where ops read it.
+    type Placed: Send;
+    /// A [`RopeTable`] where ops read it.
+    type Rope: Send + Sync;
 
     // --- set-up ---------------------------------------------------------------------------
 
+    /// Activations in the precision that the device computes products in.
     fn tensor(&self, rows: usize, cols: usize) -> Self::Tensor;
+    /// Activations in float32 on every device: what is summed over layers, and what is compared.
+    fn tensor_f32(&self, rows: usize, cols: usize) -> Self::Tensor;
     fn routing(&self, rows: usize, experts_per_token: usize) -> Self::Routing;
+    fn tally(&self, layers: usize, experts: usize) -> Self::Tally;
+    /// An empty batch; it grows to the largest that is placed and stays.
+    fn placed(&self) -> Self::Placed;
+    fn rope_table(&self, table: RopeTable) -> Self::Rope;
     fn vector(&self, values: &[f32]) -> Self::Vector;
     fn embedding(&self, table: Matrix<'_>) -> Result<Self::Embedding, KernelError>;
     /// Packs matrices with equal `cols`, stacked along their rows, as one projection.
@@ -74,8 +87,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     // --- dense ops ------------------------------------------------------------------------
 
+    /// Puts `batch` where the ops of a pass read it.
+    fn place(&self, batch: &Batch, out: &mut Self::Placed);
     /// `out[r] = table[batch.tokens[r]]`.
-    fn embed(&self, table: &Self::Embedding, tokens: &[u32], out: &mut Self::Tensor);
+    fn embed(&self, table: &Self::Embedding, batch: &Self::Placed, out: &mut Self::Tensor);
     /// `out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight`.
     fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Vector, eps: f32, out: &mut Self::Tensor);
     /// `residual += delta`, then [`rms_norm`](Self::rms_norm) of the sum into `out`.
@@ -108,10 +123,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn concat(&self, a: &Self::Tensor, b: &Self::Tensor, out: &mut Self::Tensor);
     /// `out[i] = x[rows[i]]`.
     fn gather(&self, x: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor);
+    /// Waits until everything that was asked for is done.
+    fn wait(&self);
     /// Copies the current rows to the host, row-major, over what `out` held.
     fn read(&self, x: &Self::Tensor, out: &mut Vec<f32>);
     /// Makes `rows` (whole rows, row-major) the rows of `out`.
     fn write(&self, rows: &[f32], out: &mut Self::Tensor);
+    /// Current rows of `x`.
+    fn rows(&self, x: &Self::Tensor) -> usize;
     /// Most rows that `x` holds: what comes from elsewhere is held against it before it is written.
     fn capacity(&self, x: &Self::Tensor) -> usize;
 
@@ -126,8 +145,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         first_col: usize,
         norm: &Self::Vector,
         eps: f32,
-        rope: &RopeTable,
-        batch: &Batch,
+        rope: &Self::Rope,
+        batch: &Self::Placed,
         pages: &PageMemory,
         layer: usize,
     );
@@ -137,8 +156,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         &self,
         w_uk: &Self::HeadLinear,
         q: &Self::Tensor,
-        rope: &RopeTable,
-        batch: &Batch,
+        rope: &Self::Rope,
+        batch: &Self::Placed,
         out: &mut Self::Tensor,
     );
     /// Causal attention of `q[r]` (`[heads][latent | rope]`) over its sequence's cache rows
@@ -150,7 +169,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         heads: usize,
         latent: usize,
         scale: f32,
-        batch: &Batch,
+        batch: &Self::Placed,
         pages: &PageMemory,
         layer: usize,
         out: &mut Self::Tensor,
@@ -168,8 +187,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         first: usize,
         heads: usize,
         width: usize,
-        rope: &RopeTable,
-        batch: &Batch,
+        rope: &Self::Rope,
+        batch: &Self::Placed,
     );
     /// Writes columns `first_col .. first_col + row_values` (`[k heads | v heads]`, rotated) of
     /// each row into its page of `layer`.
@@ -177,7 +196,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         &self,
         qkv: &Self::Tensor,
         first_col: usize,
-        batch: &Batch,
+        batch: &Self::Placed,
         pages: &PageMemory,
         layer: usize,
     );
@@ -191,7 +210,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         kv_heads: usize,
         head_dim: usize,
         scale: f32,
-        batch: &Batch,
+        batch: &Self::Placed,
         pages: &PageMemory,
         layer: usize,
         out: &mut Self::Tensor,
@@ -208,6 +227,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     );
     /// Host copy of a routing: `(expert, weight)`, `experts_per_token` a row, in order of choice.
     fn read_routing(&self, routing: &Self::Routing, out: &mut Vec<(u32, f32)>);
+    /// Counts what was chosen in `layer`.
+    fn count(&self, routing: &Self::Routing, layer: usize, tally: &mut Self::Tally);
+    /// Adds the counts to `sums`, `[layers][experts]`, and starts again from zero.
+    fn take_tally(&self, tally: &mut Self::Tally, sums: &mut [u64]);
     /// `out[r] = sum over chosen e, in order of choice, of weight * down_e(silu(gate_e x) * up_e x)`.
     fn moe(
         &self,
@@ -314,6 +337,17 @@ pub enum KernelError {
         "an expert's weights claim format {code} with scales for {k_block} inputs, which nothing here packs: they are damaged; fetch them again"
     )]
     ExpertFormat { code: u32, k_block: u32 },
+    #[error(
+        "the device has no room for {bytes} bytes of {what}: {free} of its {total} bytes are free; serve a smaller model, or less of it at a time (--kv-pages, --max-running, --max-batch-tokens)"
+    )]
+    DeviceMemory {
+        what: &'static str,
+        bytes: usize,
+        free: usize,
+        total: usize,
+    },
+    #[error("the device failed: {0}")]
+    Device(String),
     #[error("cannot reserve {bytes} bytes for KV pages: {source}; ask for fewer with --kv-pages")]
     PageMemory {
         bytes: usize,

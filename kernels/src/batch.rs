@@ -32,6 +32,14 @@ impl Batch {
         self.tokens.len()
     }
 
+    /// Becomes the same batch as `other`, in the memory that it has.
+    pub fn copy_from(&mut self, other: &Batch) {
+        self.tokens.clone_from(&other.tokens);
+        self.positions.clone_from(&other.positions);
+        self.segments.clone_from(&other.segments);
+        self.page_tables.clone_from(&other.page_tables);
+    }
+
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.positions.clear();

@@ -13,8 +13,10 @@
 mod backend;
 mod batch;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod pages;
 
 pub use backend::{Backend, GateParams, KernelError, Pace, RopeTable, Stacked, Work};
 pub use batch::{Batch, Segment};
-pub use pages::{FP8_BLOCK, KvDtype, PAGE_TOKENS, PageLayout, PageMemory};
+pub use pages::{FP8_BLOCK, KvDtype, PAGE_TOKENS, PageCopier, PageLayout, PageMemory};

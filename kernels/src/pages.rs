@@ -5,6 +5,8 @@
 //! `[k of all kv heads | v of all kv heads]`. One page is one contiguous run of bytes, so it is one
 //! transfer descriptor whatever the number of layers.
 
+#[cfg(feature = "cuda")]
+use std::any::Any;
 use std::sync::Arc;
 
 pub use millrace_model::blocks::BLOCK_TOKENS as PAGE_TOKENS;
@@ -67,8 +69,9 @@ impl PageLayout {
     }
 }
 
-/// A worker's page memory: `pages * layout.page_bytes()` bytes of host memory, 4096-aligned,
-/// zeroed, at one address for as long as anyone holds it (transfer registers it with peers).
+/// A worker's page memory: `pages * layout.page_bytes()` bytes, zeroed, at one address for as long as
+/// anyone holds it (transfer registers it with peers). On the host it is 4096-aligned; on a device,
+/// pointers are that device's and the host must not follow them.
 ///
 /// Access is by raw pointer, because a peer's write and the engine's reads touch *different*
 /// pages at the same time. Who may touch which page is decided by the engine's page manager and
@@ -77,6 +80,28 @@ pub struct PageMemory {
     base: *mut u8,
     layout: PageLayout,
     pages: usize,
+    place: Place,
+}
+
+enum Place {
+    Host,
+    #[cfg(feature = "cuda")]
+    Device {
+        ordinal: u32,
+        copier: Arc<dyn PageCopier>,
+        /// Frees it.
+        _owner: Box<dyn Any + Send + Sync>,
+    },
+}
+
+/// Copies between the host and a device's pages. Copies are done when a call returns.
+pub trait PageCopier: Send + Sync {
+    /// # Safety
+    /// `from` is valid, on the device, for reads of `to.len()` bytes.
+    unsafe fn read(&self, from: *const u8, to: &mut [u8]);
+    /// # Safety
+    /// `to` is valid, on the device, for writes of `from.len()` bytes.
+    unsafe fn write(&self, from: &[u8], to: *mut u8);
 }
 
 // SAFETY: the memory is plain bytes; exclusivity of a page is the page manager's promise, made by
@@ -110,7 +135,41 @@ impl PageMemory {
             base: base.cast(),
             layout,
             pages,
+            place: Place::Host,
         }))
+    }
+
+    /// Memory of a device from `base` on, which `owner` keeps.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_device(
+        ordinal: u32,
+        base: *mut u8,
+        layout: PageLayout,
+        pages: usize,
+        copier: Arc<dyn PageCopier>,
+        owner: impl Any + Send + Sync,
+    ) -> Arc<PageMemory> {
+        Arc::new(PageMemory {
+            base,
+            layout,
+            pages,
+            place: Place::Device {
+                ordinal,
+                copier,
+                _owner: Box::new(owner),
+            },
+        })
+    }
+
+    /// The number of the device whose memory it is, and how to reach it; `None` for the host's.
+    pub fn device(&self) -> Option<(u32, &Arc<dyn PageCopier>)> {
+        match &self.place {
+            Place::Host => None,
+            #[cfg(feature = "cuda")]
+            Place::Device {
+                ordinal, copier, ..
+            } => Some((*ordinal, copier)),
+        }
     }
 
     pub fn layout(&self) -> PageLayout {
@@ -147,7 +206,9 @@ impl PageMemory {
 
 impl Drop for PageMemory {
     fn drop(&mut self) {
-        // SAFETY: the mapping made by `allocate`, unmapped once.
-        unsafe { libc::munmap(self.base.cast(), self.bytes()) };
+        if matches!(self.place, Place::Host) {
+            // SAFETY: the mapping made by `allocate`, unmapped once.
+            unsafe { libc::munmap(self.base.cast(), self.bytes()) };
+        }
     }
 }

@@ -24,7 +24,9 @@ use tonic::service::Routes;
 use tracing::Instrument as _;
 
 use millrace_transfer::{Initiator, InitiatorConfig, PageInitiator as _, choose};
-use millrace_worker::{Role, Worker, WorkerError, identify, notice::Observer, transfer_region};
+use millrace_worker::{
+    Device, Role, Worker, WorkerError, identify, notice::Observer, on_device, transfer_region,
+};
 
 pub use config::PrefillConfig;
 pub use millrace_transfer::Transport;
@@ -37,16 +39,17 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), WorkerError> {
     let span = identify(&mut config.worker, Role::Prefill);
-    serve(config, observer, shutdown).instrument(span).await
+    let serve = async { on_device!(config.worker.device, serve(config, observer, shutdown)) };
+    serve.instrument(span).await
 }
 
-async fn serve(
+async fn serve<B: Device>(
     config: PrefillConfig,
     observer: Observer,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), WorkerError> {
     let mut worker = Worker::bind(config.worker, Role::Prefill, observer).await?;
-    let loaded = worker.load().await?;
+    let loaded = worker.load::<B>().await?;
     let region = transfer_region(loaded.pool())?;
     let layout = loaded
         .compatibility()

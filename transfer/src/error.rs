@@ -48,10 +48,6 @@ pub enum BindError {
     TooManyAddresses { count: usize, limit: usize },
     #[error("the region's pages have {region} bytes and the layout's {layout}")]
     PageBytes { region: usize, layout: usize },
-    #[error(
-        "sockets cannot write into the memory of device {0}; use a transport with device access"
-    )]
-    DeviceMemory(u32),
     #[error(transparent)]
     Nixl(#[from] NixlError),
     #[error("cannot set up the transfer threads")]
@@ -175,8 +171,6 @@ pub enum WriteError {
     WrittenTwice { index: usize },
     #[error("a page of {bytes} bytes for a grant of {page_bytes}-byte pages")]
     WrongLength { bytes: usize, page_bytes: usize },
-    #[error("sockets cannot read the memory of device {0}; use a transport with device access")]
-    DeviceMemory(u32),
     #[error("{missing} of the grant's {pages} pages were never given to write")]
     MissingPages { missing: usize, pages: usize },
     #[error("a message of {bytes} bytes exceeds the limit of {limit}")]

@@ -83,7 +83,7 @@ pub use grant::Grant;
 pub use initiator::Initiator;
 pub use layout::Layout;
 pub use lease::{Lease, LeaseEvent, LeaseTable, NotComplete, OnEvent, WritesEnded};
-pub use memory::{MemoryKind, MemoryRegion, RegionError, Source};
+pub use memory::{DeviceAccess, MemoryKind, MemoryRegion, RegionError, Source};
 pub use nixl::{Check, Finding, NixlConfig, NixlError, Probe, choose, probe};
 pub use stats::{FailureKind, LeaseStats, Stats, WireStats};
 pub use target::Target;

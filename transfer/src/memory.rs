@@ -8,9 +8,20 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MemoryKind {
     Host,
-    /// Memory of the accelerator with this ordinal. Only a transport with direct device access can
-    /// serve it; the socket transports refuse it.
+    /// Memory of the accelerator with this ordinal. It is moved by way of the host, with the
+    /// [`DeviceAccess`] that the region came with.
     Device(u32),
+}
+
+/// Copies between the host and memory of a device, which the host cannot follow pointers into.
+/// Copies are done when a call returns.
+pub trait DeviceAccess: Send + Sync {
+    /// # Safety
+    /// `from` is valid, on the device, for reads of `to.len()` bytes.
+    unsafe fn read(&self, from: *const u8, to: &mut [u8]);
+    /// # Safety
+    /// `to` is valid, on the device, for writes of `from.len()` bytes.
+    unsafe fn write(&self, from: &[u8], to: *mut u8);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,9 +46,18 @@ struct Inner {
     base: *mut u8,
     page_bytes: usize,
     pages: usize,
-    kind: MemoryKind,
+    place: Place,
     /// Owner of the memory, dropped with the last clone.
     _owner: Box<dyn Any + Send + Sync>,
+}
+
+#[derive(Clone)]
+enum Place {
+    Host,
+    Device {
+        ordinal: u32,
+        access: Arc<dyn DeviceAccess>,
+    },
 }
 
 // SAFETY: the pointer is only followed for pages whose exclusivity the contract of
@@ -47,13 +67,12 @@ unsafe impl Send for Inner {}
 unsafe impl Sync for Inner {}
 
 impl MemoryRegion {
-    /// Registers `pages` pages of `page_bytes` bytes from `base`; `owner` is whatever keeps the
-    /// memory allocated and is dropped with the last clone of the region.
+    /// Registers `pages` pages of `page_bytes` bytes of host memory from `base`; `owner` is whatever
+    /// keeps the memory allocated and is dropped with the last clone of the region.
     ///
     /// # Safety
     /// Until `owner` is dropped:
-    /// - `base` is valid for reads and writes of `pages * page_bytes` bytes (for
-    ///   [`MemoryKind::Device`]: device memory of that extent).
+    /// - `base` is valid for reads and writes of `pages * page_bytes` bytes.
     /// - A page under a lease ([`crate::PageTarget::grant`]) is not read or written by anyone else
     ///   until its [`crate::WritesEnded`] exists, except that a page whose lease has announced its
     ///   pages may be read.
@@ -62,7 +81,36 @@ impl MemoryRegion {
         base: *mut u8,
         page_bytes: usize,
         pages: usize,
-        kind: MemoryKind,
+        owner: impl Any + Send + Sync,
+    ) -> Result<MemoryRegion, RegionError> {
+        // SAFETY: the caller's promise.
+        unsafe { MemoryRegion::at(base, page_bytes, pages, Place::Host, owner) }
+    }
+
+    /// The same for memory of device `ordinal`, which `access` copies from and to.
+    ///
+    /// # Safety
+    /// As for [`new`](Self::new), on the device.
+    pub unsafe fn of_device(
+        base: *mut u8,
+        page_bytes: usize,
+        pages: usize,
+        ordinal: u32,
+        access: Arc<dyn DeviceAccess>,
+        owner: impl Any + Send + Sync,
+    ) -> Result<MemoryRegion, RegionError> {
+        let place = Place::Device { ordinal, access };
+        // SAFETY: the caller's promise.
+        unsafe { MemoryRegion::at(base, page_bytes, pages, place, owner) }
+    }
+
+    /// # Safety
+    /// As for [`new`](Self::new).
+    unsafe fn at(
+        base: *mut u8,
+        page_bytes: usize,
+        pages: usize,
+        place: Place,
         owner: impl Any + Send + Sync,
     ) -> Result<MemoryRegion, RegionError> {
         if base.is_null() || page_bytes == 0 || pages == 0 {
@@ -76,7 +124,7 @@ impl MemoryRegion {
             base,
             page_bytes,
             pages,
-            kind,
+            place,
             _owner: Box::new(owner),
         };
         Ok(MemoryRegion {
@@ -93,7 +141,18 @@ impl MemoryRegion {
     }
 
     pub fn kind(&self) -> MemoryKind {
-        self.inner.kind
+        match self.inner.place {
+            Place::Host => MemoryKind::Host,
+            Place::Device { ordinal, .. } => MemoryKind::Device(ordinal),
+        }
+    }
+
+    /// How the host reaches its bytes, if it cannot follow pointers into it.
+    pub(crate) fn access(&self) -> Option<&dyn DeviceAccess> {
+        match &self.inner.place {
+            Place::Host => None,
+            Place::Device { access, .. } => Some(&**access),
+        }
     }
 
     /// All of its pages.
@@ -134,11 +193,9 @@ impl MemoryRegion {
 impl fmt::Debug for MemoryRegion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner {
-            page_bytes,
-            pages,
-            kind,
-            ..
+            page_bytes, pages, ..
         } = &*self.inner;
+        let kind = self.kind();
         write!(
             f,
             "MemoryRegion({pages} pages of {page_bytes} bytes, {kind:?})"
@@ -163,6 +220,18 @@ trait HostBytes: Send {
     fn bytes(&self) -> &[u8];
 }
 
+/// A device's page, and what keeps it from being reused.
+struct Copied {
+    bytes: Vec<u8>,
+    _hold: Box<dyn Send>,
+}
+
+impl AsRef<[u8]> for Copied {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl<T: AsRef<[u8]> + Send> HostBytes for T {
     fn bytes(&self) -> &[u8] {
         self.as_ref()
@@ -176,11 +245,28 @@ impl Source {
         Source(Kind::Bytes(Box::new(bytes)))
     }
 
-    pub fn kind(&self) -> MemoryKind {
-        match &self.0 {
-            Kind::Page { region, .. } => region.kind(),
-            Kind::Bytes(_) => MemoryKind::Host,
-        }
+    /// The same with bytes that the host can read: a page of a device is copied, and what it held goes on
+    /// being held.
+    pub(crate) fn on_host(self) -> Source {
+        let Kind::Page {
+            region,
+            page,
+            _hold: hold,
+        } = self.0
+        else {
+            return self;
+        };
+        let Some(access) = region.access() else {
+            return Source(Kind::Page {
+                region,
+                page,
+                _hold: hold,
+            });
+        };
+        let mut bytes = vec![0; region.page_bytes()];
+        // SAFETY: a page in range of a live region, which nobody writes while this `Source` lives.
+        unsafe { access.read(region.page_ptr(page), &mut bytes) };
+        Source(Kind::Bytes(Box::new(Copied { bytes, _hold: hold })))
     }
 
     /// The registered region that it is a page of, if it is one.
@@ -189,6 +275,13 @@ impl Source {
         match &self.0 {
             Kind::Page { region, page, .. } => Some((region, *page)),
             Kind::Bytes(_) => None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match &self.0 {
+            Kind::Page { region, .. } => region.page_bytes(),
+            Kind::Bytes(bytes) => bytes.bytes().len(),
         }
     }
 

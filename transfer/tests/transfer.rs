@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::sides::{ALL, LONG, PAGE, initiator, layout, loopback, target, total};
+use common::sides::{ALL, LONG, PAGE, initiator, layout, loopback, target, target_config, total};
 use common::{Pool, pattern, wait_until};
 use millrace_transfer::{
-    BindError, FailureKind, Grant, Initiator, InitiatorConfig, LeaseEvent, MemoryKind,
-    MemoryRegion, PageInitiator, PageTarget, Source, Target, TargetConfig, Transport,
-    TryWriteError, Wire, WriteError, Written,
+    FailureKind, Grant, Initiator, InitiatorConfig, LeaseEvent, MemoryKind, PageInitiator,
+    PageTarget, Source, Target, TargetConfig, Transport, TryWriteError, Wire, WriteError, Written,
 };
 
 #[test]
@@ -273,23 +272,51 @@ fn slips_of_the_writer_are_caught_before_they_are_sent() {
             limit: 64 << 10
         })
     );
-    // SAFETY: never followed: a device's memory is refused.
-    let device =
-        unsafe { MemoryRegion::new(8 as *mut u8, PAGE, 1, MemoryKind::Device(3), ()).unwrap() };
-    let (last, grant) = target.grant(&[3], None).unwrap();
-    let mut writer = initiator.open(&grant).unwrap();
-    assert_eq!(
-        writer.write(0, device.source(0, ()).unwrap()),
-        Err(WriteError::DeviceMemory(3))
-    );
-    drop(writer);
-    let refused = Target::bind(loopback(), device, layout(), TargetConfig::default()).err();
-    assert!(matches!(refused, Some(BindError::DeviceMemory(3))));
-    for lease in [lease, next, last] {
+    for lease in [lease, next] {
         let _ = lease.revoke();
     }
     // All of this went over one connection, which none of it has cost.
     assert_eq!(initiator.stats().shm.connections_opened, 1);
+}
+
+/// From one device's memory into another's, neither of which the host can follow pointers into. With checksums
+/// and without; and a lease that ends keeps the page as it is.
+#[test]
+fn pages_of_devices_travel_by_way_of_the_host() {
+    for &transport in ALL {
+        for checksums in [false, true] {
+            let (from, to) = (Pool::of_device(PAGE, 3, 0), Pool::of_device(PAGE, 3, 1));
+            let config = TargetConfig {
+                checksums,
+                ..target_config()
+            };
+            let target = Target::bind(loopback(), to.region.clone(), layout(), config).unwrap();
+            let initiator = initiator(transport);
+            for (page, seed) in [(0, 1), (1, 2), (2, 3)] {
+                from.fill(page, &pattern(seed, 0, PAGE));
+            }
+            let (lease, grant) = target.grant(&[2, 0], None).unwrap();
+            assert_eq!(grant.memory(), MemoryKind::Device(1));
+            let mut writer = initiator.open(&grant).unwrap();
+            writer.write(0, from.region.source(1, ()).unwrap()).unwrap();
+            writer.write(1, from.region.source(0, ()).unwrap()).unwrap();
+            writer.finish(b"done".to_vec()).unwrap();
+            assert!(matches!(
+                lease.wait(LONG),
+                Some(LeaseEvent::Announced { .. })
+            ));
+            drop(lease.complete().unwrap().into_pages());
+            assert_eq!(to.read(2), pattern(2, 0, PAGE), "{transport:?}");
+            assert_eq!(to.read(0), pattern(1, 0, PAGE), "{transport:?}");
+
+            let (lease, grant) = target.grant(&[2], None).unwrap();
+            let mut writer = initiator.open(&grant).unwrap();
+            drop(lease.revoke().into_pages());
+            let _ = writer.write(0, from.region.source(2, ()).unwrap());
+            assert!(writer.finish(Vec::new()).is_err());
+            assert_eq!(to.read(2), pattern(2, 0, PAGE), "{transport:?}");
+        }
+    }
 }
 
 #[test]

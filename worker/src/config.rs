@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use millrace_engine::EngineConfig;
 
-use crate::attach::Resolver;
+use crate::{attach::Resolver, device::DeviceId};
 
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
@@ -32,7 +32,8 @@ pub struct WorkerConfig {
     /// A decode worker whose revision has no prefill workers: it is complete without any.
     pub aggregated: bool,
     pub engine: EngineConfig,
-    /// Compute threads. `None`: one a core.
+    pub device: DeviceId,
+    /// Compute threads of the host's processor. `None`: one a core.
     pub threads: Option<usize>,
     /// How long a shutdown waits for running requests.
     pub drain: Duration,
@@ -88,6 +89,7 @@ impl Default for WorkerConfig {
             revision: String::new(),
             aggregated: false,
             engine: EngineConfig::default(),
+            device: DeviceId::Cpu,
             threads: None,
             drain: Duration::from_secs(30),
             group: None,

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
+use crate::device::DeviceId;
 use millrace_engine::{EngineError, experts::ExpertError};
 use millrace_exchange::MeshError;
 use millrace_model::{checkpoint::CheckpointError, text::TextError};
@@ -25,6 +26,13 @@ pub enum WorkerError {
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
     Text(#[from] TextError),
+    #[error(
+        "this millrace was built without --features millrace/cuda, so it cannot use {0}; build it with that feature (docs/gpu.md), or use --device cpu"
+    )]
+    NoCuda(DeviceId),
+    #[cfg(feature = "cuda")]
+    #[error("cannot use the device: {0}")]
+    Cuda(#[from] millrace_kernels::cuda::CudaError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("cannot start the engine's thread: {0}")]

@@ -17,6 +17,7 @@ pub mod attach;
 mod compatibility;
 pub mod config;
 mod deadline;
+mod device;
 pub mod engine;
 mod error;
 mod group;
@@ -30,7 +31,12 @@ pub mod wire;
 pub use compatibility::{Compatibility, Mismatch};
 pub use config::{GroupConfig, Role, WorkerConfig};
 pub use deadline::deadline;
+pub use device::{Device, DeviceId};
 pub use error::WorkerError;
 pub use region::transfer_region;
 pub use serve::{Worker, identify};
 pub use startup::{Loaded, Started};
+
+pub use millrace_kernels::cpu::CpuBackend;
+#[cfg(feature = "cuda")]
+pub use millrace_kernels::cuda::CudaBackend;

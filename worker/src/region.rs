@@ -1,17 +1,45 @@
 //! The page pool, registered for transfer.
 
+use std::sync::Arc;
+
 use millrace_engine::pages::PagePool;
-use millrace_transfer::{MemoryKind, MemoryRegion, RegionError};
+use millrace_kernels::PageCopier;
+use millrace_transfer::{DeviceAccess, MemoryRegion, RegionError};
 
 /// The whole of a pool's memory as a region that pages move into (decode) or out of (prefill).
 pub fn transfer_region(pool: &PagePool) -> Result<MemoryRegion, RegionError> {
     let memory = pool.memory().clone();
     let (base, page_bytes, pages) = (memory.base(), memory.layout().page_bytes(), memory.pages());
-    // SAFETY: `memory` is the owner of the mapping at `base`, which has this extent and stays
-    // mapped until the region drops its owner.
+    let device = memory
+        .device()
+        .map(|(ordinal, copier)| (ordinal, Arc::new(ByCopier(copier.clone()))));
+    // SAFETY: `memory` is the owner of the memory at `base`, which has this extent and stays until the
+    // region drops its owner.
     // - Leased pages: the engine leases fresh pages and touches them again only after
     //   `LeasedPages::settle`, which takes the `WritesEnded` of their lease.
     // - Sources: made only of pages that the engine announced as finished, each with the
     //   `PageRef` that keeps it from being freed, evicted or written as its `hold`.
-    unsafe { MemoryRegion::new(base, page_bytes, pages, MemoryKind::Host, memory) }
+    unsafe {
+        match device {
+            None => MemoryRegion::new(base, page_bytes, pages, memory),
+            Some((ordinal, access)) => {
+                MemoryRegion::of_device(base, page_bytes, pages, ordinal, access, memory)
+            }
+        }
+    }
+}
+
+/// A backend's copies are what transfer calls access: neither knows the other.
+struct ByCopier(Arc<dyn PageCopier>);
+
+impl DeviceAccess for ByCopier {
+    unsafe fn read(&self, from: *const u8, to: &mut [u8]) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.read(from, to) }
+    }
+
+    unsafe fn write(&self, from: &[u8], to: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.write(from, to) }
+    }
 }

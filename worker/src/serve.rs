@@ -29,6 +29,7 @@ use millrace_telemetry::{ProcessCollector, Readiness};
 use crate::{
     Loaded, Role, Started, WorkerConfig, WorkerError,
     attach::{Admission, Feed, Identity, Link, Routers},
+    device::Device,
     engine::{EngineMonitor, Mailbox},
     metrics::Metrics,
     notice::{BoundAddresses, Notice, Observer},
@@ -141,19 +142,13 @@ impl Worker {
     }
 
     /// Loads the model, telling how far it has come.
-    pub async fn load(&self) -> Result<Loaded, WorkerError> {
+    pub async fn load<B: Device>(&self) -> Result<Loaded<B>, WorkerError> {
         let observer = self.observer.clone();
         let config = self.config.clone();
         let span = tracing::Span::current();
         let load = move || {
             let _entered = span.enter();
-            Loaded::load(
-                &config.model_dir,
-                config.engine,
-                config.threads,
-                config.group.as_ref(),
-                &mut |progress| observer(Notice::Loading(progress)),
-            )
+            Loaded::load(&config, &mut |progress| observer(Notice::Loading(progress)))
         };
         tokio::task::spawn_blocking(load)
             .await
@@ -162,11 +157,11 @@ impl Worker {
 
     /// Starts the engine's thread. `reserved` gets the pages that a peer should fill and the index
     /// of the first of them, on that thread; see [`crate::engine::start`].
-    pub fn start<R: Send + 'static>(
+    pub fn start<B: Device, R: Send + 'static>(
         &mut self,
-        loaded: Loaded,
+        loaded: Loaded<B>,
         reserved: impl FnMut(LeasedPages, usize) -> R + Send + 'static,
-    ) -> Result<Started<R>, WorkerError> {
+    ) -> Result<Started<B, R>, WorkerError> {
         let mailbox = Mailbox::default();
         let address = host_and_port(&self.host, self.addresses.grpc.port());
         let joining = loaded.join(&self.config, mailbox.waker(), &address, &self.metrics)?;
@@ -192,9 +187,9 @@ impl Worker {
 
     /// Serves `routes` until `shutdown`, and then until the last request is done or the drain time
     /// is over; what still runs then is ended. Returns with the engine's thread gone.
-    pub async fn serve<R: Send + 'static>(
+    pub async fn serve<B: Device, R: Send + 'static>(
         mut self,
-        started: Started<R>,
+        started: Started<B, R>,
         routes: Routes,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), WorkerError> {

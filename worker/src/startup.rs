@@ -1,26 +1,25 @@
 //! From a folder of weights to a running engine.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use millrace_engine::{
-    Engine, EngineConfig, LeasedPages, LoadProgress, experts::ExpertCounts, pages::PagePool,
-};
+use millrace_engine::{Engine, LeasedPages, LoadProgress, experts::ExpertCounts, pages::PagePool};
 use millrace_experts::Shape;
-use millrace_kernels::{PageLayout, cpu::CpuBackend};
+use millrace_kernels::PageLayout;
 use millrace_model::{checkpoint::Checkpoint, text};
 use millrace_proto::worker::v1::GroupRank;
 
 use crate::{
-    Compatibility, GroupConfig, WorkerConfig, WorkerError,
+    Compatibility, WorkerConfig, WorkerError,
     attach::Identity,
+    device::Device,
     engine::{EngineHandle, EngineMonitor, EngineThread, Mailbox, StepMetrics, Waker, start_in},
     group::{Beside, Joining, first_placement, join},
     metrics::Metrics,
 };
 
 /// An engine with its weights, not running yet.
-pub struct Loaded {
-    engine: Engine<CpuBackend>,
+pub struct Loaded<B: Device> {
+    engine: Engine<B>,
     compatibility: Compatibility,
     text_revision: String,
     /// Of the group it is a rank of.
@@ -28,35 +27,33 @@ pub struct Loaded {
 }
 
 /// An engine on its thread.
-pub struct Started<R> {
+pub struct Started<B: Device, R> {
     pub engine: EngineHandle<R>,
     pub monitor: EngineMonitor,
     pub thread: EngineThread,
     /// Of a model with experts.
     pub(crate) experts: Option<Arc<ExpertCounts>>,
     /// Of a rank.
-    pub(crate) beside: Option<Beside<CpuBackend>>,
+    pub(crate) beside: Option<Beside<B>>,
 }
 
-impl Loaded {
-    /// Reads the checkpoint in `dir`; takes as long as its weights are large. A rank of `group` loads
-    /// its share of the experts.
+impl<B: Device> Loaded<B> {
+    /// Opens the device and reads the checkpoint; takes as long as its weights are large. A rank of a
+    /// group loads its share of the experts.
     pub fn load(
-        dir: &Path,
-        config: EngineConfig,
-        threads: Option<usize>,
-        group: Option<&GroupConfig>,
+        worker: &WorkerConfig,
         progress: &mut dyn FnMut(LoadProgress),
-    ) -> Result<Loaded, WorkerError> {
+    ) -> Result<Loaded<B>, WorkerError> {
         let started = Instant::now();
+        let (dir, config) = (&worker.model_dir, worker.engine.clone());
+        let backend = B::open(worker)?;
         let checkpoint = Arc::new(Checkpoint::open(dir)?);
         let text_revision = text::revision(dir, &checkpoint.config().common)?;
-        let rank = group
+        let rank = worker
+            .group
+            .as_ref()
             .map(|group| first_placement(group, checkpoint.config(), config.mtp))
             .transpose()?;
-        let threads = threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get()));
-        let backend = CpuBackend::new(threads);
         let engine = match &rank {
             None => Engine::load(backend, &checkpoint, config, progress)?,
             Some(rank) => Engine::load_rank(backend, checkpoint, config, rank, progress)?,
@@ -67,7 +64,7 @@ impl Loaded {
             model = %dir.display(),
             revision = compatibility.model_revision,
             architecture = engine.model().common.architecture,
-            threads,
+            device = %worker.device,
             kv_pages = engine.pool().total(),
             drafts = engine.drafts(),
             seconds = started.elapsed().as_secs_f64(),
@@ -133,7 +130,7 @@ impl Loaded {
         waker: Waker,
         grpc: &str,
         metrics: &Metrics,
-    ) -> Result<Option<Joining<CpuBackend>>, WorkerError> {
+    ) -> Result<Option<Joining<B>>, WorkerError> {
         let (Some(group), Some(shape)) = (&config.group, self.group) else {
             return Ok(None);
         };
@@ -147,8 +144,8 @@ impl Loaded {
         mailbox: Mailbox<R>,
         metrics: StepMetrics,
         reserved: impl FnMut(LeasedPages, usize) -> R + Send + 'static,
-        joining: Option<Joining<CpuBackend>>,
-    ) -> Result<Started<R>, WorkerError> {
+        joining: Option<Joining<B>>,
+    ) -> Result<Started<B, R>, WorkerError> {
         let experts = self.engine.expert_counts().cloned();
         let (rank, beside) = joining
             .map(|joining| (joining.rank, joining.beside))

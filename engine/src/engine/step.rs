@@ -55,6 +55,8 @@ impl<B: Backend> Engine<B> {
         let results = self.sample(shares, &mut events);
         let drafted = self.draft(shares, &results, &memory, ranks);
         self.finish_step(shares, results, &mut events);
+        // Who hears of a page may read it at once.
+        self.forward.wait();
         events.into_iter().for_each(emit);
         self.count_experts(drafted)
     }

@@ -61,7 +61,6 @@ fn read(counts: &[AtomicU64]) -> Vec<u64> {
 /// Counts of the step at hand.
 #[derive(Debug, Clone)]
 pub(crate) struct StepCounts {
-    experts: usize,
     ranks: usize,
     chosen: Vec<u64>,
     computed: Vec<u64>,
@@ -71,7 +70,6 @@ pub(crate) struct StepCounts {
 impl StepCounts {
     pub fn new(layers: usize, experts: usize, ranks: usize) -> StepCounts {
         StepCounts {
-            experts,
             ranks,
             chosen: vec![0; layers * experts],
             computed: vec![0; layers],
@@ -79,11 +77,9 @@ impl StepCounts {
         }
     }
 
-    pub fn chose(&mut self, layer: usize, choices: &[(u32, f32)]) {
-        let counts = &mut self.chosen[layer * self.experts..][..self.experts];
-        for (expert, _) in choices {
-            counts[*expert as usize] += 1;
-        }
+    /// `[layers][experts]`, to add to.
+    pub fn chosen(&mut self) -> &mut [u64] {
+        &mut self.chosen
     }
 
     pub fn computed(&mut self, layer: usize, products: usize) {

@@ -6,7 +6,7 @@
 //! and decode take the same path, which keeps a token's result the same bit for bit whichever of
 //! them computed it.
 
-use millrace_kernels::{Backend, Batch, PageMemory, RopeTable};
+use millrace_kernels::{Backend, PageMemory};
 use millrace_model::config::{CommonConfig, DeepSeekConfig};
 
 use super::{
@@ -22,7 +22,7 @@ pub struct DeepSeek<B: Backend> {
     mtp: Option<Mtp<B>>,
     space: Space<B>,
     shape: Shape,
-    rope: RopeTable,
+    rope: B::Rope,
 }
 
 /// Numbers that every layer shares.
@@ -127,7 +127,9 @@ impl<B: Backend> DeepSeek<B> {
             let (hidden, group) = (common.hidden_size, loader.group());
             MoeSpace::new(loader.backend, max_rows, hidden, moe, moe_layers, group)
         });
-        let rope = rope_table(&common.rope, max_model_len);
+        let rope = loader
+            .backend
+            .rope_table(rope_table(&common.rope, max_model_len));
         Ok(DeepSeek {
             layers,
             norm,
@@ -147,7 +149,7 @@ impl<B: Backend> DeepSeek<B> {
         &mut self,
         backend: &B,
         embed: &B::Embedding,
-        batch: &Batch,
+        batch: &B::Placed,
         pages: &PageMemory,
         ranks: &mut Ranks<'_, B>,
         hidden: &mut B::Tensor,
@@ -160,7 +162,7 @@ impl<B: Backend> DeepSeek<B> {
             rope,
             ..
         } = self;
-        backend.embed(embed, &batch.tokens, &mut space.residual);
+        backend.embed(embed, batch, &mut space.residual);
         for (index, layer) in layers.iter().enumerate() {
             layer.run(backend, shape, rope, batch, pages, ranks, space, index == 0)?;
         }
@@ -168,9 +170,10 @@ impl<B: Backend> DeepSeek<B> {
         Ok(())
     }
 
-    /// What the last pass counted.
-    pub fn counts(&mut self) -> Option<&mut StepCounts> {
-        self.space.moe.as_mut().map(|space| &mut space.counts)
+    /// What passes have counted since it was last kept or forgotten.
+    pub fn counts(&mut self, backend: &B) -> Option<&mut StepCounts> {
+        let moe = self.space.moe.as_mut();
+        moe.map(|space| space.counts(backend))
     }
 
     /// MoE layers, the MTP layer's last.
@@ -191,7 +194,7 @@ impl<B: Backend> DeepSeek<B> {
         embed: &B::Embedding,
         hidden: &B::Tensor,
         rows: &[usize],
-        batch: &Batch,
+        batch: &B::Placed,
         pages: &PageMemory,
         ranks: &mut Ranks<'_, B>,
     ) -> Result<(), StepDropped> {
@@ -206,8 +209,8 @@ impl<B: Backend> DeepSeek<B> {
             return Ok(());
         };
         let eps = shape.eps;
-        backend.embed(embed, &batch.tokens, &mut space.delta);
-        backend.rms_norm(&space.delta, &mtp.embed_norm, eps, &mut mtp.embedded);
+        backend.embed(embed, batch, &mut space.residual);
+        backend.rms_norm(&space.residual, &mtp.embed_norm, eps, &mut mtp.embedded);
         backend.gather(hidden, rows, &mut mtp.gathered);
         backend.rms_norm(&mtp.gathered, &mtp.hidden_norm, eps, &mut space.normed);
         backend.concat(&mtp.embedded, &space.normed, &mut mtp.joined);
@@ -332,8 +335,8 @@ impl<B: Backend> Layer<B> {
         &self,
         backend: &B,
         shape: &Shape,
-        rope: &RopeTable,
-        batch: &Batch,
+        rope: &B::Rope,
+        batch: &B::Placed,
         pages: &PageMemory,
         ranks: &mut Ranks<'_, B>,
         space: &mut Space<B>,
@@ -463,7 +466,7 @@ impl<B: Backend> Space<B> {
         let (heads, latent) = (config.num_heads, config.kv_lora_rank);
         let row = latent + config.qk_rope_head_dim;
         Space {
-            residual: backend.tensor(rows, hidden),
+            residual: backend.tensor_f32(rows, hidden),
             normed: backend.tensor(rows, hidden),
             delta: backend.tensor(rows, hidden),
             low_rank: backend.tensor(rows, config.q_lora_rank.unwrap_or(0) + row),

@@ -1,6 +1,6 @@
 //! Qwen2, Llama 3, Qwen3: grouped-query attention and one SwiGLU a layer.
 
-use millrace_kernels::{Backend, Batch, PageMemory, RopeTable};
+use millrace_kernels::{Backend, PageMemory};
 use millrace_model::config::{CommonConfig, DenseConfig};
 
 use super::{
@@ -16,7 +16,7 @@ pub struct Dense<B: Backend> {
     config: DenseConfig,
     eps: f32,
     scale: f32,
-    rope: RopeTable,
+    rope: B::Rope,
 }
 
 struct Layer<B: Backend> {
@@ -58,7 +58,7 @@ impl<B: Backend> Dense<B> {
             layers,
             norm,
             space: Space {
-                residual: backend.tensor(max_rows, hidden),
+                residual: backend.tensor_f32(max_rows, hidden),
                 normed: backend.tensor(max_rows, hidden),
                 delta: backend.tensor(max_rows, hidden),
                 qkv: backend.tensor(max_rows, q + 2 * kv),
@@ -68,7 +68,7 @@ impl<B: Backend> Dense<B> {
             config: config.clone(),
             eps: common.rms_norm_eps,
             scale: config.softmax_scale(),
-            rope: rope_table(&common.rope, max_model_len),
+            rope: backend.rope_table(rope_table(&common.rope, max_model_len)),
         })
     }
 
@@ -77,7 +77,7 @@ impl<B: Backend> Dense<B> {
         &mut self,
         backend: &B,
         embed: &B::Embedding,
-        batch: &Batch,
+        batch: &B::Placed,
         pages: &PageMemory,
         hidden: &mut B::Tensor,
     ) {
@@ -97,7 +97,7 @@ impl<B: Backend> Dense<B> {
             ..
         } = *config;
         let (q, _) = widths(config);
-        backend.embed(embed, &batch.tokens, &mut space.residual);
+        backend.embed(embed, batch, &mut space.residual);
         for (index, layer) in layers.iter().enumerate() {
             if index == 0 {
                 backend.rms_norm(&space.residual, &layer.input_norm, *eps, &mut space.normed);

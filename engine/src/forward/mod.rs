@@ -37,6 +37,8 @@ pub struct Forward<B: Backend> {
     body: Body<B>,
     embed: B::Embedding,
     head: B::Linear,
+    /// The batch of the pass at hand.
+    placed: B::Placed,
     /// `[rows, hidden]`, after the final norm.
     hidden: B::Tensor,
     gathered: B::Tensor,
@@ -108,9 +110,10 @@ impl<B: Backend> Forward<B> {
         };
         let logit_rows = LOGIT_ROWS.min(max_rows);
         Ok(Forward {
+            placed: backend.placed(),
             hidden: backend.tensor(max_rows, hidden_size),
             gathered: backend.tensor(logit_rows, hidden_size),
-            logits: backend.tensor(logit_rows, vocab_size),
+            logits: backend.tensor_f32(logit_rows, vocab_size),
             backend,
             body,
             embed,
@@ -147,9 +150,14 @@ impl<B: Backend> Forward<B> {
     /// experts.
     pub(crate) fn counts(&mut self) -> Option<&mut StepCounts> {
         match &mut self.body {
-            Body::DeepSeek(body) => body.counts(),
+            Body::DeepSeek(body) => body.counts(&self.backend),
             Body::Dense(_) => None,
         }
+    }
+
+    /// Waits until all passes so far are done.
+    pub(crate) fn wait(&self) {
+        self.backend.wait();
     }
 
     /// Puts other experts into the slots of every MoE layer.
@@ -173,6 +181,8 @@ impl<B: Backend> Forward<B> {
         ranks: &mut Ranks<'_, B>,
     ) -> Result<(), StepDropped> {
         let (backend, hidden) = (&*self.backend, &mut self.hidden);
+        backend.place(batch, &mut self.placed);
+        let batch = &self.placed;
         match &mut self.body {
             Body::DeepSeek(body) => body.run(backend, &self.embed, batch, pages, ranks, hidden),
             Body::Dense(body) => {
@@ -210,6 +220,8 @@ impl<B: Backend> Forward<B> {
             return Ok(Vec::new());
         };
         let (backend, hidden) = (&*self.backend, &self.hidden);
+        backend.place(batch, &mut self.placed);
+        let batch = &self.placed;
         body.run_mtp(backend, &self.embed, hidden, rows, batch, pages, ranks)?;
         let mut drafts = Vec::with_capacity(wanted.len());
         let mut part = Vec::new();

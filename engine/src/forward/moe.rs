@@ -68,12 +68,13 @@ pub struct Moe<B: Backend> {
 pub struct MoeSpace<B: Backend> {
     logits: B::Tensor,
     routing: B::Routing,
-    /// On the host: expert and weight of every (row, choice).
+    tally: B::Tally,
+    /// On the host, for a rank of a group: expert and weight of every (row, choice).
     choices: Vec<(u32, f32)>,
     shared: Option<(SwiGluSpace<B>, B::Tensor)>,
     /// `None` for a rank on its own.
     group: Option<GroupSpace<B>>,
-    pub counts: StepCounts,
+    counts: StepCounts,
 }
 
 impl<B: Backend> Moe<B> {
@@ -123,11 +124,10 @@ impl<B: Backend> Moe<B> {
         space: &mut MoeSpace<B>,
         out: &mut B::Tensor,
     ) -> Result<(), StepDropped> {
-        let layer = self.layer;
+        let (layer, per_token) = (self.layer, self.gate.experts_per_token);
         backend.apply(&self.router, x, 0, &mut space.logits);
         backend.route(&space.logits, &self.gate, &mut space.routing);
-        backend.read_routing(&space.routing, &mut space.choices);
-        space.counts.chose(layer, &space.choices);
+        backend.count(&space.routing, layer, &mut space.tally);
         match (ranks, &mut space.group) {
             (
                 Ranks::Group {
@@ -137,7 +137,7 @@ impl<B: Backend> Moe<B> {
                 },
                 Some(group),
             ) => {
-                let per_token = self.gate.experts_per_token;
+                backend.read_routing(&space.routing, &mut space.choices);
                 let choice = choice.layer(layer);
                 let exchange = &mut **exchange;
                 group.dispatch(
@@ -159,8 +159,9 @@ impl<B: Backend> Moe<B> {
             }
             _ => {
                 backend.moe(x, &space.routing, &self.experts, out);
-                space.counts.computed(layer, space.choices.len());
-                space.counts.sent(layer, [space.choices.len()].into_iter());
+                let products = backend.rows(x) * per_token;
+                space.counts.computed(layer, products);
+                space.counts.sent(layer, [products].into_iter());
                 self.run_shared(backend, x, &mut space.shared);
             }
         }
@@ -201,8 +202,9 @@ impl<B: Backend> MoeSpace<B> {
         });
         let per_token = config.experts_per_token;
         MoeSpace {
-            logits: backend.tensor(rows, config.num_experts),
+            logits: backend.tensor_f32(rows, config.num_experts),
             routing: backend.routing(rows, per_token),
+            tally: backend.tally(layers, config.num_experts),
             choices: Vec::with_capacity(rows * per_token),
             shared,
             group: group.map(|shape| GroupSpace::new(backend, shape, rows, hidden, per_token)),
@@ -212,5 +214,11 @@ impl<B: Backend> MoeSpace<B> {
                 group.map_or(1, |shape| shape.ranks),
             ),
         }
+    }
+
+    /// What passes have counted since it was last kept or forgotten.
+    pub fn counts(&mut self, backend: &B) -> &mut StepCounts {
+        backend.take_tally(&mut self.tally, self.counts.chosen());
+        &mut self.counts
     }
 }

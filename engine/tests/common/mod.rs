@@ -15,7 +15,7 @@ use millrace_engine::{
 };
 use millrace_kernels::{KvDtype, cpu::CpuBackend};
 use millrace_model::checkpoint::Checkpoint;
-use millrace_transfer::{LeaseTable, MemoryKind, MemoryRegion, WritesEnded};
+use millrace_transfer::{LeaseTable, MemoryRegion, WritesEnded};
 use safetensors::SafeTensors;
 
 pub const FAMILIES: [&str; 10] = [
@@ -169,7 +169,7 @@ pub fn proof(pool: &PagePool, pages: &[u32]) -> WritesEnded {
     let memory = pool.memory().clone();
     let (base, bytes, count) = (memory.base(), memory.layout().page_bytes(), memory.pages());
     // SAFETY: the pool's own memory, whose pages the tests hand over one after another.
-    let region = unsafe { MemoryRegion::new(base, bytes, count, MemoryKind::Host, memory) };
+    let region = unsafe { MemoryRegion::new(base, bytes, count, memory) };
     let table = LeaseTable::new(region.expect("a region"));
     table.lease(pages, None).expect("a lease").revoke()
 }

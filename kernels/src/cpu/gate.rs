@@ -57,6 +57,35 @@ impl Routing {
     }
 }
 
+/// How often each expert was chosen, `[layers][experts]`.
+pub struct Tally {
+    counts: Vec<u64>,
+    experts: usize,
+}
+
+impl Tally {
+    pub(super) fn new(layers: usize, experts: usize) -> Tally {
+        Tally {
+            counts: vec![0; layers * experts],
+            experts,
+        }
+    }
+
+    pub(super) fn count(&mut self, layer: usize, routing: &Routing) {
+        let counts = &mut self.counts[layer * self.experts..][..self.experts];
+        for (expert, _) in routing.choices() {
+            counts[expert as usize] += 1;
+        }
+    }
+
+    pub(super) fn take(&mut self, sums: &mut [u64]) {
+        assert_eq!(sums.len(), self.counts.len(), "one sum a layer and expert");
+        for (sum, count) in sums.iter_mut().zip(&mut self.counts) {
+            *sum += std::mem::take(count);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Scratch {
     /// Affinities: what weights are made of.

@@ -31,7 +31,7 @@ use pack::Packer;
 use threads::Threads;
 
 pub use embedding::Embedding;
-pub use gate::Routing;
+pub use gate::{Routing, Tally};
 pub use linear::{HeadLinear, Linear};
 pub use moe::{Expert, Experts};
 pub use simd::Isa;

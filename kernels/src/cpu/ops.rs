@@ -9,7 +9,7 @@ use super::attention::{self, Cache, Heads};
 use super::buffer::Floats;
 use super::pack::View;
 use super::{
-    CpuBackend, Embedding, Expert, Experts, HeadLinear, Linear, Routing, Tensor, Vector,
+    CpuBackend, Embedding, Expert, Experts, HeadLinear, Linear, Routing, Tally, Tensor, Vector,
     elementwise, gate, linear, moe, norm, rope,
 };
 use crate::{
@@ -25,13 +25,32 @@ impl Backend for CpuBackend {
     type Expert = Expert;
     type Experts = Experts;
     type Routing = Routing;
+    type Tally = Tally;
+    type Placed = Batch;
+    type Rope = RopeTable;
 
     fn tensor(&self, rows: usize, cols: usize) -> Tensor {
         Tensor::new(rows, cols)
     }
 
+    fn tensor_f32(&self, rows: usize, cols: usize) -> Tensor {
+        Tensor::new(rows, cols)
+    }
+
     fn routing(&self, rows: usize, experts_per_token: usize) -> Routing {
         Routing::new(rows, experts_per_token)
+    }
+
+    fn tally(&self, layers: usize, experts: usize) -> Tally {
+        Tally::new(layers, experts)
+    }
+
+    fn placed(&self) -> Batch {
+        Batch::default()
+    }
+
+    fn rope_table(&self, table: RopeTable) -> RopeTable {
+        table
     }
 
     fn vector(&self, values: &[f32]) -> Vector {
@@ -120,9 +139,13 @@ impl Backend for CpuBackend {
         })
     }
 
-    fn embed(&self, table: &Embedding, tokens: &[u32], out: &mut Tensor) {
-        out.resize(tokens.len(), table.cols());
-        self.each_row(out, |row, out| table.read(tokens[row] as usize, out));
+    fn place(&self, batch: &Batch, out: &mut Batch) {
+        out.copy_from(batch);
+    }
+
+    fn embed(&self, table: &Embedding, batch: &Batch, out: &mut Tensor) {
+        out.resize(batch.rows(), table.cols());
+        self.each_row(out, |row, out| table.read(batch.tokens[row] as usize, out));
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Vector, eps: f32, out: &mut Tensor) {
@@ -210,6 +233,8 @@ impl Backend for CpuBackend {
         self.each_row(out, |row, out| out.copy_from_slice(x.row(rows[row])));
     }
 
+    fn wait(&self) {}
+
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) {
         out.clear();
         out.extend_from_slice(x.values());
@@ -219,6 +244,10 @@ impl Backend for CpuBackend {
         let cols = out.cols();
         out.resize(rows.len() / cols, cols);
         out.values_mut().copy_from_slice(rows);
+    }
+
+    fn rows(&self, x: &Tensor) -> usize {
+        x.rows()
     }
 
     fn capacity(&self, x: &Tensor) -> usize {
@@ -414,6 +443,14 @@ impl Backend for CpuBackend {
     fn read_routing(&self, routing: &Routing, out: &mut Vec<(u32, f32)>) {
         out.clear();
         out.extend(routing.choices());
+    }
+
+    fn count(&self, routing: &Routing, layer: usize, tally: &mut Tally) {
+        tally.count(layer, routing);
+    }
+
+    fn take_tally(&self, tally: &mut Tally, sums: &mut [u64]) {
+        tally.take(sums);
     }
 
     fn moe(&self, x: &Tensor, routing: &Routing, experts: &Experts, out: &mut Tensor) {

@@ -24,8 +24,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use millrace_transfer::{
-    Grant, Initiator, InitiatorConfig, Layout, LeaseEvent, MemoryKind, MemoryRegion, NixlConfig,
-    PageInitiator, PageTarget, Target, TargetConfig, Transport,
+    Grant, Initiator, InitiatorConfig, Layout, LeaseEvent, MemoryRegion, NixlConfig, PageInitiator,
+    PageTarget, Target, TargetConfig, Transport,
 };
 
 const TOTAL: usize = 64 << 20;
@@ -143,7 +143,7 @@ fn pool(page_bytes: usize, pages: usize, fill: u8) -> Result<MemoryRegion, Failu
     let base = memory.as_mut_ptr();
     // SAFETY: the vector is kept by the region and never touched again but through it; its heap
     // block stays where it is when the vector moves.
-    Ok(unsafe { MemoryRegion::new(base, page_bytes, pages, MemoryKind::Host, memory)? })
+    Ok(unsafe { MemoryRegion::new(base, page_bytes, pages, memory)? })
 }
 
 /// Runs the writer and hands it a grant a round.

@@ -258,6 +258,7 @@ impl Sender {
                 }
                 let (lease, key) = (delivery.lease, delivery.key);
                 let queued = queued.elapsed();
+                let source = source.on_host();
                 let seq = self.expect(What::Page {
                     delivery,
                     source,

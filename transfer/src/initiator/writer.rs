@@ -10,7 +10,7 @@ use crate::config::Wire;
 use crate::error::{TryWriteError, WriteError};
 use crate::frame::MAX_MESSAGE;
 use crate::grant::Grant;
-use crate::memory::{MemoryKind, Source};
+use crate::memory::Source;
 
 pub(super) struct Writer {
     peer: Arc<Peer>,
@@ -42,10 +42,7 @@ impl Writer {
             Some(true) => return Err(WriteError::WrittenTwice { index }),
             Some(false) => {}
         }
-        if let MemoryKind::Device(device) = source.kind() {
-            return Err(WriteError::DeviceMemory(device));
-        }
-        let (bytes, page_bytes) = (source.bytes().len(), self.delivery.page_bytes);
+        let (bytes, page_bytes) = (source.len(), self.delivery.page_bytes);
         if bytes != page_bytes {
             return Err(WriteError::WrongLength { bytes, page_bytes });
         }

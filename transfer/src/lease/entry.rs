@@ -115,6 +115,7 @@ impl Entry {
             index,
             filled: 0,
             hash: None,
+            bounce: Vec::new(),
             landed: false,
         })
     }
@@ -170,6 +171,8 @@ pub(crate) struct LandingPage {
     index: u32,
     filled: usize,
     hash: Option<Box<Xxh3>>,
+    /// Of a page that is not in host memory: bytes on their way there.
+    bounce: Vec<u8>,
     landed: bool,
 }
 
@@ -197,14 +200,29 @@ impl LandingPage {
         }
         // SAFETY: `filled <= page_bytes`, so this stays inside (or at the end of) the page.
         let place = unsafe { page.add(self.filled) };
-        let count = match copy(place, room) {
+        let access = region.access();
+        let on_host = match access {
+            None => place,
+            Some(_) => {
+                self.bounce.resize(LANDING_SLICE, 0);
+                self.bounce.as_mut_ptr()
+            }
+        };
+        let count = match copy(on_host, room) {
             Ok(count) => count,
             Err(error) => return Ok(Err(error)),
         };
         assert!(count <= room, "{count} bytes copied where {room} fit");
+        // SAFETY: bytes just written, inside the page (or on their way there), which is ours while the fence
+        // is held.
+        let bytes = unsafe { std::slice::from_raw_parts(on_host, count) };
         if let Some(hash) = &mut self.hash {
-            // SAFETY: bytes just written, inside the page, which is ours while the fence is held.
-            hash.update(unsafe { std::slice::from_raw_parts(place, count) });
+            hash.update(bytes);
+        }
+        if let Some(access) = access {
+            // SAFETY: as many bytes as have room in the page. Done when it returns, and so before the fence
+            // is let go.
+            unsafe { access.write(bytes, place) };
         }
         self.filled += count;
         fence.landed_bytes += count as u64;

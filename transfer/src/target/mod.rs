@@ -22,7 +22,7 @@ use crate::grant::{Grant, MAX_ADDRESSES};
 use crate::layout::Layout;
 use crate::lease::{Lease, LeaseTable, OnEvent};
 use crate::machine;
-use crate::memory::{MemoryKind, MemoryRegion};
+use crate::memory::MemoryRegion;
 use crate::nixl::Agent;
 use crate::stats::{Counters, Stats};
 use crate::wake::Wake;
@@ -72,9 +72,6 @@ impl Target {
         layout: Layout,
         mut config: TargetConfig,
     ) -> Result<Target, BindError> {
-        if let MemoryKind::Device(device) = region.kind() {
-            return Err(BindError::DeviceMemory(device));
-        }
         if region.page_bytes() != layout.page_bytes() {
             let (region, layout) = (region.page_bytes(), layout.page_bytes());
             return Err(BindError::PageBytes { region, layout });

@@ -4,9 +4,29 @@
 
 pub mod sides;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_transfer::{MemoryKind, MemoryRegion};
+use millrace_transfer::{DeviceAccess, MemoryRegion};
+
+struct Elsewhere {
+    forbidden: usize,
+    base: usize,
+}
+
+impl DeviceAccess for Elsewhere {
+    unsafe fn read(&self, from: *const u8, to: &mut [u8]) {
+        let from = (from as usize - self.forbidden + self.base) as *const u8;
+        // SAFETY: as far from the start of the memory as the address was; valid by the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
+    }
+
+    unsafe fn write(&self, from: &[u8], to: *mut u8) {
+        let to = (to as usize - self.forbidden + self.base) as *mut u8;
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
+    }
+}
 
 /// A pool whose bytes a test may look at and own, by the rules of leases.
 #[derive(Clone)]
@@ -21,11 +41,37 @@ impl Pool {
         let base = memory.as_mut_ptr();
         // SAFETY: the vector lives in the region, its heap block does not move, and it is reached
         // only through the region and the methods below.
-        let region =
-            unsafe { MemoryRegion::new(base, page_bytes, pages, MemoryKind::Host, memory) };
+        let region = unsafe { MemoryRegion::new(base, page_bytes, pages, memory) };
         Pool {
             region: region.expect("a valid region"),
             base: base as usize,
+        }
+    }
+
+    /// Memory as of a device: its addresses are real ones that nobody may follow, and only its access knows
+    /// where the bytes are.
+    pub fn of_device(page_bytes: usize, pages: usize, ordinal: u32) -> Pool {
+        let bytes = (page_bytes * pages).next_multiple_of(4096);
+        let map = |protection| {
+            // SAFETY: a new anonymous mapping.
+            let base = unsafe {
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0)
+            };
+            assert_ne!(base, libc::MAP_FAILED);
+            base as usize
+        };
+        let forbidden = map(libc::PROT_NONE);
+        let base = map(libc::PROT_READ | libc::PROT_WRITE);
+        let access = Arc::new(Elsewhere { forbidden, base });
+        // SAFETY: the access finds bytes for every address of the region; both mappings stay.
+        let region = unsafe {
+            let forbidden = forbidden as *mut u8;
+            MemoryRegion::of_device(forbidden, page_bytes, pages, ordinal, access, ())
+        };
+        Pool {
+            region: region.expect("a valid region"),
+            base,
         }
     }
 

@@ -132,7 +132,11 @@ fn embeddings_are_rows() {
         let table = Stored::random(&mut rng(13), kind, 9, 33);
         let embedding = backend.embedding(table.matrix()).unwrap();
         let mut out = backend.tensor(3, 33);
-        backend.embed(&embedding, &[8, 0, 8], &mut out);
+        let batch = Batch {
+            tokens: vec![8, 0, 8],
+            ..Batch::default()
+        };
+        backend.embed(&embedding, &batch, &mut out);
         for (row, token) in [8, 0, 8].into_iter().enumerate() {
             let want: Vec<f64> = (0..33).map(|col| table.at(token, col)).collect();
             assert_close("embed", out.row(row), &want, |i| 1e-7 * want[i].abs());

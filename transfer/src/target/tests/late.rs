@@ -71,7 +71,7 @@ fn ending_a_lease_waits_for_no_more_than_a_copy() {
     let mut memory = vec![0u8; 8];
     let base = memory.as_mut_ptr();
     // SAFETY: the vector lives in the region and does not move.
-    let region = unsafe { MemoryRegion::new(base, 8, 1, MemoryKind::Host, memory) }.unwrap();
+    let region = unsafe { MemoryRegion::new(base, 8, 1, memory) }.unwrap();
     let table = LeaseTable::new(region);
     let lease = table.lease(&[0], None).unwrap();
     let mut page = table.begin(lease.id(), lease.key(), 0, 8).unwrap();

@@ -13,8 +13,8 @@ use crate::initiator::connect::{Connection, Origin, Way, connect};
 use crate::nixl::{Agent, NixlConfig};
 use crate::socket::READABLE;
 use crate::{
-    FailureKind, Grant, Layout, Lease, LeaseEvent, LeaseTable, MemoryKind, MemoryRegion,
-    PageTarget, Source, WritesEnded,
+    FailureKind, Grant, Layout, Lease, LeaseEvent, LeaseTable, MemoryRegion, PageTarget, Source,
+    WritesEnded,
 };
 
 mod broken;
@@ -43,8 +43,7 @@ impl Scene {
         let base = memory.as_mut_ptr();
         // SAFETY: the vector lives in the region, its heap block does not move, and it is reached
         // only through the region and `Scene::page`.
-        let region =
-            unsafe { MemoryRegion::new(base, PAGE, pages, MemoryKind::Host, memory) }.unwrap();
+        let region = unsafe { MemoryRegion::new(base, PAGE, pages, memory) }.unwrap();
         let target =
             Target::bind("127.0.0.1:0".parse().unwrap(), region, layout(), config).unwrap();
         Scene {

@@ -1,0 +1,62 @@
+//! A batch on the device: one word a row and field, and the page tables.
+
+use std::sync::Arc;
+
+use super::device::Device;
+use super::memory::Memory;
+use super::params::Rows;
+use crate::{Batch, KernelError};
+
+/// Tokens, positions and first table entries of all rows one after another, then the tables.
+#[derive(Default)]
+pub struct Placed {
+    memory: Option<Memory>,
+    words: Vec<u32>,
+    rows: usize,
+}
+
+const FIELDS: usize = 3;
+
+impl Placed {
+    pub(super) fn place(&mut self, device: &Arc<Device>, batch: &Batch) -> Result<(), KernelError> {
+        let Placed {
+            memory,
+            words,
+            rows,
+        } = self;
+        *rows = batch.rows();
+        words.clear();
+        words.extend_from_slice(&batch.tokens);
+        words.extend_from_slice(&batch.positions);
+        for segment in &batch.segments {
+            words.extend(segment.rows.clone().map(|_| segment.pages.start as u32));
+        }
+        assert_eq!(words.len(), FIELDS * *rows, "segments cover all rows");
+        words.extend_from_slice(&batch.page_tables);
+        let bytes = size_of_val(&words[..]);
+        if memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+            // Twice as much as now, so that growing sequences do not ask for memory at every page.
+            *memory = Some(Memory::new(device, 2 * bytes, "page tables")?);
+        }
+        if let Some(memory) = memory {
+            memory.upload(0, words);
+        }
+        Ok(())
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Row `row`'s position.
+    pub(super) fn params(&self) -> Rows {
+        let base = self.memory.as_ref().map_or(0, Memory::address);
+        let field = |number: usize| base + (number * self.rows * size_of::<u32>()) as u64;
+        Rows {
+            tokens: field(0),
+            positions: field(1),
+            table_of: field(2),
+            tables: field(FIELDS),
+        }
+    }
+}

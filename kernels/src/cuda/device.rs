@@ -1,0 +1,210 @@
+//! One device: its stream, its kernels, and how they are launched.
+
+use std::ffi::{CString, c_void};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+
+use super::error::{CudaError, Refused};
+use super::params;
+
+/// Shared memory that a block may ask for on compute capability 9.0.
+const SHARED_BYTES: i32 = 227 << 10;
+
+/// A kernel that takes a `P`.
+pub struct Function<P> {
+    raw: sys::CUfunction,
+    params: PhantomData<fn(P)>,
+}
+
+// SAFETY: a handle of the driver's, which takes it from any thread.
+unsafe impl<P> Send for Function<P> {}
+// SAFETY: as above.
+unsafe impl<P> Sync for Function<P> {}
+
+macro_rules! kernels {
+    ($($file:ident { $($name:ident: $params:ident,)* })*) => {
+        /// Every kernel, by the name it has in its source.
+        pub struct Kernels {
+            $($(pub $name: Function<params::$params>,)*)*
+        }
+
+        impl Kernels {
+            /// The context of the device is the current one.
+            fn load() -> Result<Kernels, DriverError> {
+                $(
+                    let image = include_bytes!(concat!(env!("OUT_DIR"), "/", stringify!($file), ".cubin"));
+                    // SAFETY: a whole binary as nvcc made it. It stays loaded for as long as the context.
+                    let $file = unsafe { result::module::load_data(image.as_ptr().cast()) }?;
+                )*
+                Ok(Kernels {
+                    $($($name: Function::load($file, stringify!($name))?,)*)*
+                })
+            }
+        }
+    };
+}
+
+kernels! {
+    sm90_bf16_rows {
+        embed_f32: Embed,
+        embed_bf16: Embed,
+        rms_norm_f32_f32: Norm,
+        rms_norm_f32_bf16: Norm,
+        rms_norm_bf16_f32: Norm,
+        rms_norm_bf16_bf16: Norm,
+        head_rms_norm: HeadNorm,
+        add_f32: Add,
+        add_bf16: Add,
+        silu_mul: Silu,
+        copy_rows: CopyRows,
+        rotate: Rotate,
+        write_latent: WriteLatent,
+        write_kv: WriteKv,
+    }
+    sm90_bf16_attention {
+        attention: Attention,
+    }
+    sm90_bf16_gemm {
+        gemm_16_bf16: Gemm,
+        gemm_16_f32: Gemm,
+        gemm_64_bf16: Gemm,
+        gemm_64_f32: Gemm,
+        gemm_128_bf16: Gemm,
+        gemm_128_f32: Gemm,
+    }
+    sm90_f32_gate {
+        route: Route,
+        count_choices: Count,
+        sort_by_slot: Sort,
+        combine: Combine,
+    }
+}
+
+impl<P> Function<P> {
+    fn load(module: sys::CUmodule, name: &str) -> Result<Function<P>, DriverError> {
+        let name = CString::new(name).expect("names of kernels have no zero byte");
+        // SAFETY: the module was loaded just now.
+        let raw = unsafe { result::module::get_function(module, name) }?;
+        let shared = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let fixed = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        let mut used = 0;
+        // SAFETY: a function of that module; the number goes to a local.
+        unsafe {
+            sys::cuFuncGetAttribute(&mut used, fixed, raw).result()?;
+            sys::cuFuncSetAttribute(raw, shared, SHARED_BYTES - used).result()?;
+        }
+        Ok(Function {
+            raw,
+            params: PhantomData,
+        })
+    }
+}
+
+/// A device and the one stream that everything runs on, in the order of the calls.
+pub struct Device {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    pub kernels: Kernels,
+}
+
+/// Blocks along each axis, threads a block, and bytes of dynamic shared memory.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub grid: [usize; 3],
+    pub threads: usize,
+    pub shared: usize,
+}
+
+impl Device {
+    pub fn open(ordinal: usize) -> Result<Arc<Device>, CudaError> {
+        // SAFETY: looks for a library and keeps it open.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(CudaError::NoDriver);
+        }
+        result::init().to("start")?;
+        let count = result::device::get_count().to("count devices")? as usize;
+        if ordinal >= count {
+            return Err(CudaError::NoDevice { ordinal, count });
+        }
+        let context = CudaContext::new(ordinal).to("open the device")?;
+        let (major, minor) = context
+            .compute_capability()
+            .to("tell what the device can do")?;
+        if (major, minor) != (9, 0) {
+            let name = context.name().unwrap_or_default();
+            return Err(CudaError::OtherArchitecture {
+                ordinal,
+                name,
+                major,
+                minor,
+            });
+        }
+        let stream = context.new_stream().to("make a stream")?;
+        let kernels = Kernels::load().to("load the kernels")?;
+        Ok(Arc::new(Device {
+            context,
+            stream,
+            kernels,
+        }))
+    }
+
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// One that runs beside everything else.
+    pub fn another_stream(&self) -> Result<Arc<CudaStream>, CudaError> {
+        self.context.bind_to_thread().to("bind the device")?;
+        self.context.new_stream().to("make a stream")
+    }
+
+    pub fn stream(&self) -> sys::CUstream {
+        self.stream.cu_stream()
+    }
+
+    /// Makes this device the calling thread's.
+    pub fn bind(&self) {
+        self.expect(self.context.bind_to_thread());
+    }
+
+    /// After this everything that was asked for is done.
+    pub fn wait(&self) {
+        self.expect(self.stream.synchronize());
+    }
+
+    /// Asks for a kernel to run. Does nothing for an empty grid.
+    ///
+    /// # Safety
+    /// The addresses in `params` are of device memory of the extents that the kernel goes to with them,
+    /// alive until the stream is past it.
+    pub unsafe fn launch<P: Copy>(&self, function: &Function<P>, shape: Shape, params: &P) {
+        let [x, y, z] = shape.grid.map(|size| size as u32);
+        if x == 0 || y == 0 || z == 0 {
+            return;
+        }
+        self.bind();
+        let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
+        let (block, shared) = ((shape.threads as u32, 1, 1), shape.shared as u32);
+        // SAFETY: the kernel takes one `P`, by the way it was loaded; the driver copies it before it
+        // returns. What is behind the addresses is the caller's promise.
+        let launched = unsafe {
+            result::launch_kernel(
+                function.raw,
+                (x, y, z),
+                block,
+                shared,
+                self.stream(),
+                &mut arguments,
+            )
+        };
+        self.expect(launched);
+    }
+
+    /// What `result` holds. A device that refuses in the middle of serving is lost: its memory can no
+    /// longer be trusted, and the process has to start again.
+    pub fn expect<T>(&self, result: Result<T, DriverError>) -> T {
+        result.unwrap_or_else(|error| panic!("cuda:{} failed: {error}", self.context.ordinal()))
+    }
+}

@@ -1,0 +1,175 @@
+//! Memory of a device.
+
+use std::sync::Arc;
+
+use bytemuck::Pod;
+use cudarc::driver::{CudaStream, result, sys};
+
+use super::device::Device;
+use super::error::CudaError;
+use super::params::Address;
+use crate::{KernelError, PageCopier};
+
+/// Bytes on a device, freed when this is dropped.
+pub struct Memory {
+    device: Arc<Device>,
+    address: Address,
+    bytes: usize,
+}
+
+impl Memory {
+    /// Zeroed.
+    pub fn new(
+        device: &Arc<Device>,
+        bytes: usize,
+        what: &'static str,
+    ) -> Result<Memory, KernelError> {
+        device.bind();
+        // An address must be the memory's own, also of nothing.
+        let asked = bytes.max(16);
+        // SAFETY: a plain allocation; zeroed below before anyone sees it.
+        let address = unsafe { result::malloc_sync(asked) }.map_err(|_| {
+            let (free, total) = result::mem_get_info().unwrap_or_default();
+            KernelError::DeviceMemory {
+                what,
+                bytes,
+                free,
+                total,
+            }
+        })?;
+        let memory = Memory {
+            device: device.clone(),
+            address,
+            bytes,
+        };
+        // SAFETY: the whole of what was allocated.
+        device.expect(unsafe { result::memset_d8_async(address, 0, asked, device.stream()) });
+        Ok(memory)
+    }
+
+    /// A copy of `values`.
+    pub fn copy_of<T: Pod>(
+        device: &Arc<Device>,
+        values: &[T],
+        what: &'static str,
+    ) -> Result<Memory, KernelError> {
+        let mut memory = Memory::new(device, size_of_val(values), what)?;
+        memory.upload(0, values);
+        Ok(memory)
+    }
+
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies `values` to byte `offset`, in order with what runs on the stream. The values may change
+    /// once this returns.
+    pub fn upload<T: Pod>(&mut self, offset: usize, values: &[T]) {
+        assert!(offset + size_of_val(values) <= self.bytes, "an upload fits");
+        if values.is_empty() {
+            return;
+        }
+        self.device.bind();
+        let to = self.address + offset as u64;
+        // SAFETY: inside this memory. The driver takes pageable memory in before it returns.
+        let copied = unsafe { result::memcpy_htod_async(to, values, self.device.stream()) };
+        self.device.expect(copied);
+    }
+
+    /// Copies from byte `offset` what fills `values`, and waits for it.
+    pub fn download<T: Pod>(&self, offset: usize, values: &mut [T]) {
+        assert!(
+            offset + size_of_val(values) <= self.bytes,
+            "a download fits"
+        );
+        self.device.bind();
+        if !values.is_empty() {
+            let from = self.address + offset as u64;
+            // SAFETY: inside this memory, and waited for before `values` is given back.
+            let copied = unsafe { result::memcpy_dtoh_async(values, from, self.device.stream()) };
+            self.device.expect(copied);
+        }
+        self.device.wait();
+    }
+
+    pub fn clear(&mut self) {
+        self.device.bind();
+        // SAFETY: the whole of this memory.
+        let cleared =
+            unsafe { result::memset_d8_async(self.address, 0, self.bytes, self.device.stream()) };
+        self.device.expect(cleared);
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.device.context().bind_to_thread().is_ok() {
+            // SAFETY: allocated once, freed once; the driver waits for what still uses it. At the end of
+            // a process the driver may be gone already, and the memory with it.
+            let _: Result<_, _> = unsafe { sys::cuMemFree_v2(self.address) }.result();
+        }
+    }
+}
+
+/// Memory that grows to the most that was ever asked for.
+#[derive(Default)]
+pub struct Scratch(Option<Memory>);
+
+impl Scratch {
+    /// Where there are `bytes`. What was there may be gone.
+    ///
+    /// Panics when the device has not that much: the engine asks for the largest batch before it serves.
+    pub fn at_least(&mut self, device: &Arc<Device>, bytes: usize) -> &mut Memory {
+        if self.0.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+            self.0 = None;
+            let memory = Memory::new(device, bytes, "work space");
+            self.0 = Some(memory.unwrap_or_else(|error| panic!("{error}")));
+        }
+        self.0.as_mut().expect("just seen to")
+    }
+
+    pub fn upload<T: Pod>(&mut self, device: &Arc<Device>, values: &[T]) -> Address {
+        let memory = self.at_least(device, size_of_val(values));
+        memory.upload(0, values);
+        memory.address()
+    }
+}
+
+/// Copies pages on a stream of its own, beside what computes.
+pub struct Copier {
+    device: Arc<Device>,
+    stream: Arc<CudaStream>,
+}
+
+impl Copier {
+    pub fn new(device: &Arc<Device>) -> Result<Copier, CudaError> {
+        Ok(Copier {
+            device: device.clone(),
+            stream: device.another_stream()?,
+        })
+    }
+}
+
+impl PageCopier for Copier {
+    unsafe fn read(&self, from: *const u8, to: &mut [u8]) {
+        self.device.bind();
+        // SAFETY: by the caller's promise; waited for before `to` is given back.
+        let copied =
+            unsafe { result::memcpy_dtoh_async(to, from as Address, self.stream.cu_stream()) };
+        self.device.expect(copied);
+        self.device.expect(self.stream.synchronize());
+    }
+
+    unsafe fn write(&self, from: &[u8], to: *mut u8) {
+        self.device.bind();
+        // SAFETY: by the caller's promise; waited for before this returns.
+        let copied =
+            unsafe { result::memcpy_htod_async(to as Address, from, self.stream.cu_stream()) };
+        self.device.expect(copied);
+        self.device.expect(self.stream.synchronize());
+    }
+}

@@ -1,0 +1,122 @@
+//! Every op on an NVIDIA GPU of compute capability 9.0 (H100, H200), by kernels of our own.
+//!
+//! Activations are bf16; what is summed over layers or compared (residual, router logits, logits) is float32, and so
+//! are all sums inside ops. Each op asks for its kernels on one stream and returns; only what copies to the host
+//! (`read`, `read_routing`, `take_tally`) waits. An op's kernels are in a `.cu` file beside this one, named
+//! `architecture_type_op.cu`; `build.rs` compiles them, and `device` embeds and loads them.
+//!
+//! The driver is loaded at run time, so a binary with feature `cuda` starts anywhere, and [`CudaBackend::new`] says
+//! what is missing.
+
+mod batch;
+mod device;
+mod error;
+mod gemm;
+mod memory;
+mod moe;
+mod ops;
+mod params;
+mod tensor;
+mod weights;
+
+use std::sync::{Arc, Mutex};
+
+use crate::{KvDtype, PageMemory, RopeTable};
+use device::{Device, Shape};
+use memory::{Memory, Scratch};
+
+pub use batch::Placed;
+pub use error::CudaError;
+pub use moe::{Expert, Experts, Routing, Tally};
+pub use tensor::{Kind, Tensor};
+pub use weights::{Embedding, HeadLinear, Linear, Vector};
+
+/// One GPU.
+pub struct CudaBackend {
+    device: Arc<Device>,
+    /// Of ops that need it; the engine runs one at a time.
+    space: Mutex<Space>,
+}
+
+#[derive(Default)]
+struct Space {
+    index: Scratch,
+    moe: moe::Space,
+}
+
+/// cos and sin of every position.
+pub struct Rope {
+    cos: Memory,
+    sin: Memory,
+    dim: usize,
+    interleaved: bool,
+}
+
+impl CudaBackend {
+    /// The device that the driver counts as number `ordinal`.
+    pub fn new(ordinal: usize) -> Result<CudaBackend, CudaError> {
+        Ok(CudaBackend {
+            device: Device::open(ordinal)?,
+            space: Mutex::default(),
+        })
+    }
+
+    fn space(&self) -> std::sync::MutexGuard<'_, Space> {
+        self.space
+            .lock()
+            .expect("nothing panics while it holds work space")
+    }
+}
+
+impl Rope {
+    fn new(device: &Arc<Device>, table: &RopeTable) -> Rope {
+        let copy = |values: &[f32]| {
+            let memory = Memory::copy_of(device, values, "rotary tables");
+            memory.unwrap_or_else(|error| panic!("{error}"))
+        };
+        Rope {
+            cos: copy(&table.cos),
+            sin: copy(&table.sin),
+            dim: table.dim,
+            interleaved: table.interleaved,
+        }
+    }
+
+    fn params(&self) -> params::Rope {
+        params::Rope {
+            cos: self.cos.address(),
+            sin: self.sin.address(),
+            dim: self.dim as u32,
+            interleaved: self.interleaved.into(),
+        }
+    }
+}
+
+/// `layer` of a pool, as kernels see it.
+fn layer_of(pages: &PageMemory, layer: usize) -> params::Pages {
+    let layout = pages.layout();
+    assert!(layer < layout.layers);
+    params::Pages {
+        base: pages.base() as u64 + (layer * layout.layer_bytes()) as u64,
+        page_bytes: layout.page_bytes() as u64,
+        row_bytes: layout.row_bytes() as u32,
+        row_values: layout.row_values as u32,
+        latent: layout.latent as u32,
+        kind: match layout.dtype {
+            KvDtype::F32 => 0,
+            KvDtype::Bf16 => 1,
+            KvDtype::Fp8 => 2,
+        },
+    }
+}
+
+impl Shape {
+    /// A block for each of `rows` rows of `cols` values.
+    fn rows(rows: usize, cols: usize) -> Shape {
+        Shape {
+            grid: [rows, 1, 1],
+            threads: cols.next_multiple_of(32).clamp(32, 256),
+            shared: 0,
+        }
+    }
+}

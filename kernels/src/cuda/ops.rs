@@ -1,0 +1,730 @@
+//! The trait, op by op: shapes checked, outputs sized, kernels asked for.
+
+use std::sync::Arc;
+
+use millrace_model::config::{Scoring, TopkMethod};
+use millrace_model::matrix::Matrix;
+
+use super::device::Shape;
+use super::memory::{Copier, Memory};
+use super::moe::{Pieces, Products};
+use super::params;
+use super::weights::Weights;
+use super::{
+    CudaBackend, Embedding, Expert, Experts, HeadLinear, Kind, Linear, Placed, Rope, Routing,
+    Tally, Tensor, Vector, gemm, layer_of,
+};
+use crate::{
+    Backend, Batch, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable, Stacked, Work,
+};
+
+// Every launch below passes addresses of tensors, weights and pages whose sizes were checked or set just before,
+// and which live until the stream is past them: memory is freed only after the device has finished with it.
+
+impl Backend for CudaBackend {
+    type Tensor = Tensor;
+    type Vector = Vector;
+    type Embedding = Embedding;
+    type Linear = Linear;
+    type HeadLinear = HeadLinear;
+    type Expert = Expert;
+    type Experts = Experts;
+    type Routing = Routing;
+    type Tally = Tally;
+    type Placed = Placed;
+    type Rope = Rope;
+
+    fn tensor(&self, rows: usize, cols: usize) -> Tensor {
+        Tensor::new(&self.device, rows, cols, Kind::Bf16)
+    }
+
+    fn tensor_f32(&self, rows: usize, cols: usize) -> Tensor {
+        Tensor::new(&self.device, rows, cols, Kind::F32)
+    }
+
+    fn routing(&self, rows: usize, experts_per_token: usize) -> Routing {
+        Routing::new(&self.device, rows, experts_per_token)
+    }
+
+    fn tally(&self, layers: usize, experts: usize) -> Tally {
+        Tally::new(&self.device, layers, experts)
+    }
+
+    fn placed(&self) -> Placed {
+        Placed::default()
+    }
+
+    fn rope_table(&self, table: RopeTable) -> Rope {
+        Rope::new(&self.device, &table)
+    }
+
+    fn vector(&self, values: &[f32]) -> Vector {
+        Vector::new(&self.device, values)
+    }
+
+    fn embedding(&self, table: Matrix<'_>) -> Result<Embedding, KernelError> {
+        Ok(Embedding(Weights::stacked(&self.device, &[table])?))
+    }
+
+    fn linear(&self, parts: Stacked<'_>, bias: Option<&[f32]>) -> Result<Linear, KernelError> {
+        let weights = Weights::stacked(&self.device, parts)?;
+        assert!(bias.is_none_or(|bias| bias.len() == weights.outputs));
+        Ok(Linear {
+            weights,
+            bias: bias.map(|bias| Vector::new(&self.device, bias)),
+        })
+    }
+
+    fn absorbed(
+        &self,
+        kv_b: Matrix<'_>,
+        heads: usize,
+        nope: usize,
+        v: usize,
+    ) -> Result<(HeadLinear, HeadLinear), KernelError> {
+        HeadLinear::absorbed(&self.device, kv_b, heads, nope, v)
+    }
+
+    /// One copy engine serves either pace: it takes nothing from what computes steps.
+    fn expert(
+        &self,
+        gate: Matrix<'_>,
+        up: Matrix<'_>,
+        down: Matrix<'_>,
+        _: Pace,
+    ) -> Result<Expert, KernelError> {
+        let (inter, hidden) = (down.cols, down.rows);
+        assert!([gate, up].map(|m| (m.rows, m.cols)) == [(inter, hidden); 2]);
+        Expert::new(&self.device, &[gate, up], &[down])
+    }
+
+    fn experts(&self, slots: Vec<Arc<Expert>>) -> Experts {
+        Experts::new(&self.device, slots)
+    }
+
+    fn expert_bytes(&self, expert: &Expert) -> Vec<u8> {
+        expert.to_bytes()
+    }
+
+    fn expert_from_bytes(
+        &self,
+        bytes: &[u8],
+        hidden: usize,
+        inter: usize,
+    ) -> Result<Expert, KernelError> {
+        Expert::from_bytes(&self.device, bytes, hidden, inter)
+    }
+
+    fn pages(&self, layout: PageLayout, pages: usize) -> Result<Arc<PageMemory>, KernelError> {
+        let bytes = pages.saturating_mul(layout.page_bytes());
+        let memory = Memory::new(&self.device, bytes, "KV pages (--kv-pages)")?;
+        let ordinal = self.device.context().ordinal() as u32;
+        let base = memory.address() as *mut u8;
+        let copier =
+            Copier::new(&self.device).map_err(|error| KernelError::Device(error.to_string()))?;
+        let copier = Arc::new(copier);
+        Ok(PageMemory::of_device(
+            ordinal, base, layout, pages, copier, memory,
+        ))
+    }
+
+    fn place(&self, batch: &Batch, out: &mut Placed) {
+        out.place(&self.device, batch)
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    fn embed(&self, table: &Embedding, batch: &Placed, out: &mut Tensor) {
+        out.resize(batch.rows(), table.0.inputs);
+        let weights = table.0.matrix();
+        let params = params::Embed {
+            table: weights.data,
+            table_stride: weights.stride,
+            rows: batch.params(),
+            out: out.matrix(),
+            cols: out.cols() as u32,
+        };
+        let kernel = match out.kind() {
+            Kind::F32 => &self.device.kernels.embed_f32,
+            Kind::Bf16 => &self.device.kernels.embed_bf16,
+        };
+        // SAFETY: see above; tokens are of the vocabulary, which the engine checks.
+        unsafe {
+            self.device
+                .launch(kernel, Shape::rows(out.rows(), out.cols()), &params)
+        };
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Vector, eps: f32, out: &mut Tensor) {
+        self.norm(x, None, weight, eps, out);
+    }
+
+    fn add_rms_norm(
+        &self,
+        residual: &mut Tensor,
+        delta: &Tensor,
+        weight: &Vector,
+        eps: f32,
+        out: &mut Tensor,
+    ) {
+        assert_eq!(
+            (residual.rows(), residual.cols(), Kind::Bf16),
+            (delta.rows(), delta.cols(), delta.kind())
+        );
+        self.norm(residual, Some(delta), weight, eps, out);
+    }
+
+    fn head_rms_norm(
+        &self,
+        x: &mut Tensor,
+        first: usize,
+        heads: usize,
+        width: usize,
+        weight: &Vector,
+        eps: f32,
+    ) {
+        assert_eq!((x.kind(), weight.len), (Kind::Bf16, width));
+        assert!(first + heads * width <= x.cols());
+        let params = params::HeadNorm {
+            x: x.matrix(),
+            weight: weight.memory.address(),
+            first: first as u32,
+            width: width as u32,
+            eps,
+        };
+        let shape = Shape {
+            grid: [x.rows(), heads, 1],
+            ..Shape::rows(x.rows(), width)
+        };
+        // SAFETY: see above.
+        unsafe {
+            self.device
+                .launch(&self.device.kernels.head_rms_norm, shape, &params)
+        };
+    }
+
+    fn apply(&self, w: &Linear, x: &Tensor, first_col: usize, out: &mut Tensor) {
+        assert!(first_col + w.weights.inputs <= x.cols());
+        out.resize(x.rows(), w.weights.outputs);
+        gemm::linear(&self.device, w, x, first_col, out);
+    }
+
+    fn add(&self, out: &mut Tensor, delta: &Tensor) {
+        assert_eq!(
+            (out.rows(), out.cols(), Kind::Bf16),
+            (delta.rows(), delta.cols(), delta.kind())
+        );
+        let params = params::Add {
+            out: out.matrix(),
+            delta: delta.matrix(),
+            cols: out.cols() as u32,
+        };
+        let kernel = match out.kind() {
+            Kind::F32 => &self.device.kernels.add_f32,
+            Kind::Bf16 => &self.device.kernels.add_bf16,
+        };
+        // SAFETY: see above.
+        unsafe {
+            self.device
+                .launch(kernel, Shape::rows(out.rows(), out.cols()), &params)
+        };
+    }
+
+    fn silu_mul(&self, x: &Tensor, out: &mut Tensor) {
+        let width = x.cols() / 2;
+        assert_eq!((x.kind(), out.kind()), (Kind::Bf16, Kind::Bf16));
+        out.resize(x.rows(), width);
+        let params = params::Silu {
+            x: x.matrix(),
+            out: out.matrix(),
+            width: width as u32,
+        };
+        // SAFETY: see above.
+        unsafe {
+            let shape = Shape::rows(x.rows(), width);
+            self.device
+                .launch(&self.device.kernels.silu_mul, shape, &params)
+        };
+    }
+
+    fn concat(&self, a: &Tensor, b: &Tensor, out: &mut Tensor) {
+        assert_eq!(a.rows(), b.rows());
+        out.resize(a.rows(), a.cols() + b.cols());
+        self.copy(a, out, 0, a.rows(), 0);
+        self.copy(b, out, a.cols(), b.rows(), 0);
+    }
+
+    fn gather(&self, x: &Tensor, rows: &[usize], out: &mut Tensor) {
+        assert!(rows.iter().all(|row| *row < x.rows()));
+        out.resize(rows.len(), x.cols());
+        let index: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+        let index = self.space().index.upload(&self.device, &index);
+        self.copy(x, out, 0, rows.len(), index);
+    }
+
+    fn wait(&self) {
+        self.device.wait();
+    }
+
+    fn read(&self, x: &Tensor, out: &mut Vec<f32>) {
+        x.read(out);
+    }
+
+    fn write(&self, rows: &[f32], out: &mut Tensor) {
+        out.write(rows);
+    }
+
+    fn rows(&self, x: &Tensor) -> usize {
+        x.rows()
+    }
+
+    fn capacity(&self, x: &Tensor) -> usize {
+        x.capacity()
+    }
+
+    fn write_latent(
+        &self,
+        kv_a: &Tensor,
+        first_col: usize,
+        norm: &Vector,
+        eps: f32,
+        rope: &Rope,
+        batch: &Placed,
+        pages: &PageMemory,
+        layer: usize,
+    ) {
+        let width = pages.layout().row_values;
+        assert_eq!((kv_a.rows(), kv_a.kind()), (batch.rows(), Kind::Bf16));
+        assert_eq!(width, norm.len + rope.dim, "a latent row is [c_kv | k_pe]");
+        assert!(first_col + width <= kv_a.cols());
+        let params = params::WriteLatent {
+            kv_a: kv_a.matrix(),
+            first: first_col as u32,
+            norm: norm.memory.address(),
+            eps,
+            rope: rope.params(),
+            rows: batch.params(),
+            pages: layer_of(pages, layer),
+        };
+        let shape = Shape {
+            shared: 4 * width,
+            ..Shape::rows(batch.rows(), width)
+        };
+        // SAFETY: see above; the engine holds these pages for writing.
+        unsafe {
+            self.device
+                .launch(&self.device.kernels.write_latent, shape, &params)
+        };
+    }
+
+    fn absorb_query(
+        &self,
+        w_uk: &HeadLinear,
+        q: &Tensor,
+        rope: &Rope,
+        batch: &Placed,
+        out: &mut Tensor,
+    ) {
+        assert_eq!(q.rows(), batch.rows());
+        let (heads, nope, latent) = (w_uk.heads, w_uk.weights.inputs, w_uk.outputs());
+        let (from, to) = (nope + rope.dim, latent + rope.dim);
+        assert_eq!(q.cols(), heads * from);
+        out.resize(q.rows(), heads * to);
+        gemm::heads(&self.device, w_uk, q, from, out, to);
+        let params = params::Rotate {
+            from: q.matrix(),
+            to: out.matrix(),
+            from_first: nope as u32,
+            from_width: from as u32,
+            to_first: latent as u32,
+            to_width: to as u32,
+            heads: heads as u32,
+            rope: rope.params(),
+            rows: batch.params(),
+        };
+        self.rotate(&params, batch);
+    }
+
+    fn latent_attention(
+        &self,
+        q: &Tensor,
+        heads: usize,
+        latent: usize,
+        scale: f32,
+        batch: &Placed,
+        pages: &PageMemory,
+        layer: usize,
+        out: &mut Tensor,
+    ) {
+        let key_dim = pages.layout().row_values;
+        assert_eq!((q.rows(), q.cols()), (batch.rows(), heads * key_dim));
+        out.resize(q.rows(), heads * latent);
+        let params = params::Attention {
+            q: q.address(),
+            q_stride: q.stride() as u64,
+            out: out.address(),
+            out_stride: out.stride() as u64,
+            heads: heads as u32,
+            share: heads as u32,
+            key_dim: key_dim as u32,
+            value_dim: latent as u32,
+            first_key: 0,
+            first_value: 0,
+            scale,
+            rows: batch.params(),
+            pages: layer_of(pages, layer),
+        };
+        self.attend(&params, 1, key_dim, batch);
+    }
+
+    fn apply_heads(&self, w: &HeadLinear, x: &Tensor, out: &mut Tensor) {
+        let (from, to) = (w.weights.inputs, w.outputs());
+        assert_eq!(x.cols(), w.heads * from);
+        out.resize(x.rows(), w.heads * to);
+        gemm::heads(&self.device, w, x, from, out, to);
+    }
+
+    fn rope(
+        &self,
+        x: &mut Tensor,
+        first: usize,
+        heads: usize,
+        width: usize,
+        rope: &Rope,
+        batch: &Placed,
+    ) {
+        assert_eq!((x.rows(), x.kind()), (batch.rows(), Kind::Bf16));
+        assert!(first + heads * width <= x.cols() && rope.dim <= width);
+        let params = params::Rotate {
+            from: x.matrix(),
+            to: x.matrix(),
+            from_first: first as u32,
+            from_width: width as u32,
+            to_first: first as u32,
+            to_width: width as u32,
+            heads: heads as u32,
+            rope: rope.params(),
+            rows: batch.params(),
+        };
+        self.rotate(&params, batch);
+    }
+
+    fn write_kv(
+        &self,
+        qkv: &Tensor,
+        first_col: usize,
+        batch: &Placed,
+        pages: &PageMemory,
+        layer: usize,
+    ) {
+        let width = pages.layout().row_values;
+        assert_eq!((qkv.rows(), qkv.kind()), (batch.rows(), Kind::Bf16));
+        assert!(first_col + width <= qkv.cols());
+        let params = params::WriteKv {
+            qkv: qkv.matrix(),
+            first: first_col as u32,
+            rows: batch.params(),
+            pages: layer_of(pages, layer),
+        };
+        // SAFETY: see above; the engine holds these pages for writing.
+        unsafe {
+            let shape = Shape::rows(batch.rows(), width);
+            self.device
+                .launch(&self.device.kernels.write_kv, shape, &params)
+        };
+    }
+
+    fn gqa_attention(
+        &self,
+        qkv: &Tensor,
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        scale: f32,
+        batch: &Placed,
+        pages: &PageMemory,
+        layer: usize,
+        out: &mut Tensor,
+    ) {
+        assert_eq!(qkv.rows(), batch.rows());
+        assert!(
+            heads.is_multiple_of(kv_heads),
+            "query heads do not divide among key heads"
+        );
+        assert_eq!(pages.layout().row_values, 2 * kv_heads * head_dim);
+        assert!(heads * head_dim <= qkv.cols());
+        out.resize(qkv.rows(), heads * head_dim);
+        let params = params::Attention {
+            q: qkv.address(),
+            q_stride: qkv.stride() as u64,
+            out: out.address(),
+            out_stride: out.stride() as u64,
+            heads: heads as u32,
+            share: (heads / kv_heads) as u32,
+            key_dim: head_dim as u32,
+            value_dim: head_dim as u32,
+            first_key: 0,
+            first_value: (kv_heads * head_dim) as u32,
+            scale,
+            rows: batch.params(),
+            pages: layer_of(pages, layer),
+        };
+        self.attend(&params, kv_heads, 2 * head_dim, batch);
+    }
+
+    fn route(&self, logits: &Tensor, gate: &GateParams<Vector>, out: &mut Routing) {
+        assert_eq!(logits.kind(), Kind::F32, "experts are chosen in float32");
+        out.resize(logits.rows(), gate.experts_per_token);
+        let (config, experts) = (&gate.config, logits.cols());
+        assert!(
+            out.per_token <= experts,
+            "more experts a token than there are"
+        );
+        assert!(
+            gate.bias.as_ref().is_none_or(|bias| bias.len == experts),
+            "one bias an expert"
+        );
+        let grouped =
+            config.topk_method != TopkMethod::Greedy && config.topk_group < config.n_group;
+        assert!(
+            !grouped || (experts.is_multiple_of(config.n_group) && config.n_group <= 64),
+            "experts do not divide into groups"
+        );
+        let params = params::Route {
+            logits: logits.address(),
+            stride: logits.stride() as u64,
+            bias: gate.bias.as_ref().map_or(0, |bias| bias.memory.address()),
+            experts: experts as u32,
+            per_token: out.per_token as u32,
+            groups: config.n_group as u32,
+            top_groups: config.topk_group as u32,
+            method: match config.topk_method {
+                TopkMethod::Greedy => 0,
+                TopkMethod::GroupLimitedGreedy => 1,
+                TopkMethod::NoauxTc => 2,
+            },
+            sigmoid: (config.scoring == Scoring::Sigmoid).into(),
+            normalise: config.norm_topk_prob.into(),
+            scaling: config.routed_scaling_factor,
+            chosen: out.experts.address(),
+            weights: out.weights.address(),
+        };
+        let shape = Shape {
+            grid: [logits.rows(), 1, 1],
+            threads: 32,
+            shared: 8 * experts,
+        };
+        // SAFETY: see above.
+        unsafe {
+            self.device
+                .launch(&self.device.kernels.route, shape, &params)
+        };
+    }
+
+    fn read_routing(&self, routing: &Routing, out: &mut Vec<(u32, f32)>) {
+        let mut experts = vec![0u32; routing.choices()];
+        let mut weights = vec![0.0f32; routing.choices()];
+        routing.experts.download(0, &mut experts);
+        routing.weights.download(0, &mut weights);
+        out.clear();
+        out.extend(experts.into_iter().zip(weights));
+    }
+
+    fn count(&self, routing: &Routing, layer: usize, tally: &mut Tally) {
+        assert!(layer < tally.layers);
+        let params = params::Count {
+            chosen: routing.experts.address(),
+            count: routing.choices() as u32,
+            sums: tally.sums.address() + (layer * tally.experts * size_of::<u64>()) as u64,
+        };
+        let shape = Shape {
+            grid: [routing.choices().div_ceil(256), 1, 1],
+            threads: 256,
+            shared: 0,
+        };
+        // SAFETY: see above; experts that were chosen are among those that are counted.
+        unsafe {
+            self.device
+                .launch(&self.device.kernels.count_choices, shape, &params)
+        };
+    }
+
+    fn take_tally(&self, tally: &mut Tally, sums: &mut [u64]) {
+        let mut counts = vec![0u64; tally.layers * tally.experts];
+        assert_eq!(sums.len(), counts.len(), "one sum a layer and expert");
+        tally.sums.download(0, &mut counts);
+        tally.sums.clear();
+        for (sum, count) in sums.iter_mut().zip(counts) {
+            *sum += count;
+        }
+    }
+
+    fn moe(&self, x: &Tensor, routing: &Routing, experts: &Experts, out: &mut Tensor) {
+        assert_eq!(
+            (routing.rows, x.cols(), x.kind()),
+            (x.rows(), experts.hidden(), Kind::Bf16)
+        );
+        out.resize(x.rows(), experts.hidden());
+        let pieces = Pieces {
+            count: routing.choices(),
+            step: 1,
+            slots: routing.experts.address(),
+            rows: 0,
+            per_row: routing.per_token,
+        };
+        let done = self.space().moe.run(&self.device, x, &pieces, experts);
+        self.sum_products(done.products, done.stride, done.place, routing, out);
+    }
+
+    fn expert_rows(&self, x: &Tensor, work: &[Work], experts: &Experts, out: &mut Tensor) {
+        assert_eq!((x.cols(), x.kind()), (experts.hidden(), Kind::Bf16));
+        out.resize(work.len(), experts.hidden());
+        let mut space = self.space();
+        let pieces = space.moe.pieces(&self.device, work);
+        let Products {
+            products,
+            stride,
+            place,
+        } = space.moe.run(&self.device, x, &pieces, experts);
+        let params = params::CopyRows {
+            from: products,
+            from_stride: stride as u64,
+            to: out.address(),
+            to_stride: out.stride() as u64,
+            count: out.cols() as u32,
+            index: place,
+        };
+        self.copy_rows(&params, work.len());
+    }
+
+    fn combine(&self, returned: &Tensor, places: &[u32], routing: &Routing, out: &mut Tensor) {
+        assert_eq!(places.len(), routing.choices());
+        assert_eq!(returned.kind(), Kind::Bf16);
+        out.resize(routing.rows, returned.cols());
+        let places = self.space().index.upload(&self.device, places);
+        let (products, stride) = (returned.address(), returned.stride());
+        self.sum_products(products, stride, places, routing, out);
+    }
+}
+
+/// What several ops ask for.
+impl CudaBackend {
+    fn norm(
+        &self,
+        x: &Tensor,
+        delta: Option<&Tensor>,
+        weight: &Vector,
+        eps: f32,
+        out: &mut Tensor,
+    ) {
+        assert_eq!(x.cols(), weight.len);
+        out.resize(x.rows(), x.cols());
+        let params = params::Norm {
+            x: x.matrix(),
+            delta: delta.map_or(params::Matrix::default(), Tensor::matrix),
+            weight: weight.memory.address(),
+            out: out.matrix(),
+            cols: x.cols() as u32,
+            eps,
+        };
+        let kernels = &self.device.kernels;
+        let kernel = match (x.kind(), out.kind()) {
+            (Kind::F32, Kind::F32) => &kernels.rms_norm_f32_f32,
+            (Kind::F32, Kind::Bf16) => &kernels.rms_norm_f32_bf16,
+            (Kind::Bf16, Kind::F32) => &kernels.rms_norm_bf16_f32,
+            (Kind::Bf16, Kind::Bf16) => &kernels.rms_norm_bf16_bf16,
+        };
+        // SAFETY: see above.
+        unsafe {
+            self.device
+                .launch(kernel, Shape::rows(x.rows(), x.cols()), &params)
+        };
+    }
+
+    /// Whole rows of `x`, or those at `index`, into columns `first ..` of `out`.
+    fn copy(&self, x: &Tensor, out: &Tensor, first: usize, rows: usize, index: params::Address) {
+        assert_eq!(x.kind(), out.kind(), "a copy converts nothing");
+        let units = x.kind().bytes() / 2;
+        let params = params::CopyRows {
+            from: x.address(),
+            from_stride: (x.stride() * units) as u64,
+            to: out.address() + (first * x.kind().bytes()) as u64,
+            to_stride: (out.stride() * units) as u64,
+            count: (x.cols() * units) as u32,
+            index,
+        };
+        self.copy_rows(&params, rows);
+    }
+
+    fn copy_rows(&self, params: &params::CopyRows, rows: usize) {
+        let shape = Shape::rows(rows, params.count as usize);
+        // SAFETY: callers have sized both sides.
+        unsafe {
+            self.device
+                .launch(&self.device.kernels.copy_rows, shape, params)
+        };
+    }
+
+    fn rotate(&self, params: &params::Rotate, batch: &Placed) {
+        let pairs = params.heads as usize * params.rope.dim as usize / 2;
+        // SAFETY: callers have sized both sides.
+        unsafe {
+            let shape = Shape::rows(batch.rows(), pairs);
+            self.device
+                .launch(&self.device.kernels.rotate, shape, params)
+        };
+    }
+
+    /// `width`: values of a position that a key head needs.
+    fn attend(&self, params: &params::Attention, kv_heads: usize, width: usize, batch: &Placed) {
+        // As in `sm90_bf16_attention.cu`.
+        const HEADS: usize = 8;
+        const PIECE: usize = 32;
+        const MAX_VALUES: u32 = 512;
+        assert!(
+            params.value_dim <= MAX_VALUES,
+            "values of more than {MAX_VALUES} columns"
+        );
+        let words = HEADS * params.key_dim as usize + PIECE * (width | 1) + HEADS * PIECE;
+        let shape = Shape {
+            grid: [
+                batch.rows(),
+                kv_heads,
+                (params.share as usize).div_ceil(HEADS),
+            ],
+            threads: 32 * HEADS,
+            shared: 4 * words,
+        };
+        // SAFETY: see above; the batch's sequences hold their pages for reading.
+        unsafe {
+            self.device
+                .launch(&self.device.kernels.attention, shape, params)
+        };
+    }
+
+    fn sum_products(
+        &self,
+        products: params::Address,
+        stride: usize,
+        place: params::Address,
+        routing: &Routing,
+        out: &Tensor,
+    ) {
+        assert_eq!(out.kind(), Kind::Bf16);
+        let params = params::Combine {
+            products,
+            products_stride: stride as u64,
+            place,
+            weights: routing.weights.address(),
+            per_token: routing.per_token as u32,
+            cols: out.cols() as u32,
+            out: out.address(),
+            out_stride: out.stride() as u64,
+        };
+        // SAFETY: callers have sized both sides.
+        unsafe {
+            let shape = Shape::rows(out.rows(), out.cols());
+            self.device
+                .launch(&self.device.kernels.combine, shape, &params)
+        };
+    }
+}

@@ -1,0 +1,228 @@
+//! The kernels' parameters, field by field as the `.cu` files have them.
+
+/// An address in device memory; 0 where there is nothing.
+pub type Address = u64;
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Pages {
+    pub base: Address,
+    pub page_bytes: u64,
+    pub row_bytes: u32,
+    pub row_values: u32,
+    pub latent: u32,
+    pub kind: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Rows {
+    pub tokens: Address,
+    pub positions: Address,
+    pub table_of: Address,
+    pub tables: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Rope {
+    pub cos: Address,
+    pub sin: Address,
+    pub dim: u32,
+    pub interleaved: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Matrix {
+    pub data: Address,
+    pub stride: u64,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Embed {
+    pub table: Address,
+    pub table_stride: u64,
+    pub rows: Rows,
+    pub out: Matrix,
+    pub cols: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Norm {
+    pub x: Matrix,
+    pub delta: Matrix,
+    pub weight: Address,
+    pub out: Matrix,
+    pub cols: u32,
+    pub eps: f32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct HeadNorm {
+    pub x: Matrix,
+    pub weight: Address,
+    pub first: u32,
+    pub width: u32,
+    pub eps: f32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Add {
+    pub out: Matrix,
+    pub delta: Matrix,
+    pub cols: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Silu {
+    pub x: Matrix,
+    pub out: Matrix,
+    pub width: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct CopyRows {
+    pub from: Address,
+    pub from_stride: u64,
+    pub to: Address,
+    pub to_stride: u64,
+    pub count: u32,
+    pub index: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Rotate {
+    pub from: Matrix,
+    pub to: Matrix,
+    pub from_first: u32,
+    pub from_width: u32,
+    pub to_first: u32,
+    pub to_width: u32,
+    pub heads: u32,
+    pub rope: Rope,
+    pub rows: Rows,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct WriteLatent {
+    pub kv_a: Matrix,
+    pub first: u32,
+    pub norm: Address,
+    pub eps: f32,
+    pub rope: Rope,
+    pub rows: Rows,
+    pub pages: Pages,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct WriteKv {
+    pub qkv: Matrix,
+    pub first: u32,
+    pub rows: Rows,
+    pub pages: Pages,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Attention {
+    pub q: Address,
+    pub q_stride: u64,
+    pub out: Address,
+    pub out_stride: u64,
+    pub heads: u32,
+    pub share: u32,
+    pub key_dim: u32,
+    pub value_dim: u32,
+    pub first_key: u32,
+    pub first_value: u32,
+    pub scale: f32,
+    pub rows: Rows,
+    pub pages: Pages,
+}
+
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Gemm {
+    pub x: Address,
+    pub x_stride: u64,
+    pub w: Address,
+    pub w_stride: u64,
+    pub bias: Address,
+    pub y: Address,
+    pub y_stride: u64,
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+    pub x_step: u64,
+    pub w_step: u64,
+    pub y_step: u64,
+    pub slots: Address,
+    pub x_rows: Address,
+    pub tile_count: Address,
+    pub tiles: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Route {
+    pub logits: Address,
+    pub stride: u64,
+    pub bias: Address,
+    pub experts: u32,
+    pub per_token: u32,
+    pub groups: u32,
+    pub top_groups: u32,
+    pub method: u32,
+    pub sigmoid: u32,
+    pub normalise: u32,
+    pub scaling: f32,
+    pub chosen: Address,
+    pub weights: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Count {
+    pub chosen: Address,
+    pub count: u32,
+    pub sums: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Sort {
+    pub keys: Address,
+    pub row_of: Address,
+    pub step: u32,
+    pub per_row: u32,
+    pub count: u32,
+    pub slots: u32,
+    pub tile_rows: u32,
+    pub rows: Address,
+    pub place: Address,
+    pub tile_count: Address,
+    pub tiles: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Combine {
+    pub products: Address,
+    pub products_stride: u64,
+    pub place: Address,
+    pub weights: Address,
+    pub per_token: u32,
+    pub cols: u32,
+    pub out: Address,
+    pub out_stride: u64,
+}

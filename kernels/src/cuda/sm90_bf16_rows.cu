@@ -1,0 +1,214 @@
+// Ops that look at one row at a time: embedding, norms, rotation, SwiGLU, copies, and writing the cache.
+// A block a row (or a head of a row); all of them move few bytes, so launches are what they cost.
+#include "common.cuh"
+
+struct Matrix {
+  void* data;
+  uint64_t stride;  // values from one row to the next
+};
+template <class T> __device__ __forceinline__ T* row_of(const Matrix& x, uint64_t row) {
+  return reinterpret_cast<T*>(x.data) + row * x.stride;
+}
+
+// --- embedding ---
+
+struct EmbedParams {
+  const bf16* table;
+  uint64_t table_stride;
+  Rows rows;
+  Matrix out;
+  uint32_t cols;
+};
+template <class T> __device__ void embed(const EmbedParams& p) {
+  const bf16* from = p.table + p.rows.tokens[blockIdx.x] * p.table_stride;
+  T* to = row_of<T>(p.out, blockIdx.x);
+  for (uint32_t i = threadIdx.x; i < p.cols; i += blockDim.x) to[i] = from_f32<T>(to_f32(from[i]));
+}
+extern "C" __global__ void embed_f32(const EmbedParams p) { embed<float>(p); }
+extern "C" __global__ void embed_bf16(const EmbedParams p) { embed<bf16>(p); }
+
+// --- norms ---
+
+struct NormParams {
+  Matrix x;
+  Matrix delta;  // added to x first, if there is one
+  const float* weight;
+  Matrix out;
+  uint32_t cols;
+  float eps;
+};
+template <class X, class Y> __device__ void rms_norm(const NormParams& p) {
+  X* x = row_of<X>(p.x, blockIdx.x);
+  Y* out = row_of<Y>(p.out, blockIdx.x);
+  const bf16* delta = p.delta.data ? row_of<bf16>(p.delta, blockIdx.x) : nullptr;
+  float sum = 0;
+  for (uint32_t i = threadIdx.x; i < p.cols; i += blockDim.x) {
+    float value = to_f32(x[i]);
+    if (delta) {
+      value += to_f32(delta[i]);
+      x[i] = from_f32<X>(value);
+    }
+    sum += value * value;
+  }
+  const float factor = rsqrtf(block_sum(sum) / p.cols + p.eps);
+  // Each thread reads what it wrote itself.
+  for (uint32_t i = threadIdx.x; i < p.cols; i += blockDim.x) out[i] = from_f32<Y>(to_f32(x[i]) * factor * p.weight[i]);
+}
+extern "C" __global__ void rms_norm_f32_f32(const NormParams p) { rms_norm<float, float>(p); }
+extern "C" __global__ void rms_norm_f32_bf16(const NormParams p) { rms_norm<float, bf16>(p); }
+extern "C" __global__ void rms_norm_bf16_f32(const NormParams p) { rms_norm<bf16, float>(p); }
+extern "C" __global__ void rms_norm_bf16_bf16(const NormParams p) { rms_norm<bf16, bf16>(p); }
+
+struct HeadNormParams {
+  Matrix x;
+  const float* weight;
+  uint32_t first;
+  uint32_t width;
+  float eps;
+};
+// Block (row, head), in place.
+extern "C" __global__ void head_rms_norm(const HeadNormParams p) {
+  bf16* x = row_of<bf16>(p.x, blockIdx.x) + p.first + blockIdx.y * p.width;
+  float sum = 0;
+  for (uint32_t i = threadIdx.x; i < p.width; i += blockDim.x) sum += to_f32(x[i]) * to_f32(x[i]);
+  const float factor = rsqrtf(block_sum(sum) / p.width + p.eps);
+  for (uint32_t i = threadIdx.x; i < p.width; i += blockDim.x) x[i] = from_f32<bf16>(to_f32(x[i]) * factor * p.weight[i]);
+}
+
+// --- elementwise ---
+
+struct AddParams {
+  Matrix out;
+  Matrix delta;
+  uint32_t cols;
+};
+template <class T> __device__ void add(const AddParams& p) {
+  T* out = row_of<T>(p.out, blockIdx.x);
+  const bf16* delta = row_of<bf16>(p.delta, blockIdx.x);
+  for (uint32_t i = threadIdx.x; i < p.cols; i += blockDim.x) out[i] = from_f32<T>(to_f32(out[i]) + to_f32(delta[i]));
+}
+extern "C" __global__ void add_f32(const AddParams p) { add<float>(p); }
+extern "C" __global__ void add_bf16(const AddParams p) { add<bf16>(p); }
+
+struct SiluParams {
+  Matrix x;  // [gate | up]
+  Matrix out;
+  uint32_t width;
+};
+extern "C" __global__ void silu_mul(const SiluParams p) {
+  const bf16* x = row_of<bf16>(p.x, blockIdx.x);
+  bf16* out = row_of<bf16>(p.out, blockIdx.x);
+  for (uint32_t i = threadIdx.x; i < p.width; i += blockDim.x) {
+    const float gate = to_f32(x[i]), up = to_f32(x[p.width + i]);
+    out[i] = from_f32<bf16>(gate / (1.0f + expf(-gate)) * up);
+  }
+}
+
+struct CopyParams {
+  const uint16_t* from;
+  uint64_t from_stride;  // in units of two bytes, like all below
+  uint16_t* to;
+  uint64_t to_stride;
+  uint32_t count;
+  const uint32_t* index;  // row of `from` for each row of `to`, if it is another
+};
+extern "C" __global__ void copy_rows(const CopyParams p) {
+  const uint64_t row = p.index ? p.index[blockIdx.x] : blockIdx.x;
+  const uint16_t* from = p.from + row * p.from_stride;
+  uint16_t* to = p.to + blockIdx.x * p.to_stride;
+  for (uint32_t i = threadIdx.x; i < p.count; i += blockDim.x) to[i] = from[i];
+}
+
+// --- rotation ---
+
+struct RotateParams {
+  Matrix from;
+  Matrix to;
+  uint32_t from_first, from_width;  // of head 0, and from one head to the next
+  uint32_t to_first, to_width;
+  uint32_t heads;
+  Rope rope;
+  Rows rows;
+};
+// Rotates the first `dim` values of each head from one place to another, or in place.
+extern "C" __global__ void rotate(const RotateParams p) {
+  const uint32_t row = blockIdx.x, pairs = p.rope.dim / 2, position = p.rows.positions[row];
+  for (uint32_t i = threadIdx.x; i < p.heads * pairs; i += blockDim.x) {
+    const uint32_t head = i / pairs, pair = i % pairs;
+    const bf16* from = row_of<bf16>(p.from, row) + p.from_first + head * p.from_width;
+    bf16* to = row_of<bf16>(p.to, row) + p.to_first + head * p.to_width;
+    const uint2 at = p.rope.places(pair);
+    const float2 turned = p.rope.turn(to_f32(from[at.x]), to_f32(from[at.y]), position, pair);
+    to[at.x] = from_f32<bf16>(turned.x);
+    to[at.y] = from_f32<bf16>(turned.y);
+  }
+}
+
+// --- the cache ---
+
+struct WriteLatentParams {
+  Matrix kv_a;
+  uint32_t first;  // column of [c_kv | k_pe]
+  const float* norm;
+  float eps;
+  Rope rope;
+  Rows rows;
+  Pages pages;
+};
+// A block a row: [RMSNorm(c_kv) | RoPE(k_pe)]. Dynamic shared memory: the row in float32.
+extern "C" __global__ void write_latent(const WriteLatentParams p) {
+  extern __shared__ float values[];
+  const uint32_t row = blockIdx.x, position = p.rows.positions[row], latent = p.pages.latent;
+  const bf16* x = row_of<bf16>(p.kv_a, row) + p.first;
+  float sum = 0;
+  for (uint32_t i = threadIdx.x; i < latent; i += blockDim.x) sum += to_f32(x[i]) * to_f32(x[i]);
+  const float factor = rsqrtf(block_sum(sum) / latent + p.eps);
+  for (uint32_t i = threadIdx.x; i < latent; i += blockDim.x) values[i] = to_f32(x[i]) * factor * p.norm[i];
+  for (uint32_t i = threadIdx.x; i < p.rope.dim / 2; i += blockDim.x) {
+    const uint2 at = p.rope.places(i);
+    const float2 turned = p.rope.turn(to_f32(x[latent + at.x]), to_f32(x[latent + at.y]), position, i);
+    values[latent + at.x] = turned.x;
+    values[latent + at.y] = turned.y;
+  }
+  __syncthreads();
+  uint8_t* to = p.pages.row(p.rows.tables + p.rows.table_of[row], position);
+  if (p.pages.type != PAGE_FP8) {
+    for (uint32_t i = threadIdx.x; i < p.pages.row_values; i += blockDim.x) {
+      if (p.pages.type == PAGE_BF16) reinterpret_cast<bf16*>(to)[i] = from_f32<bf16>(values[i]);
+      else reinterpret_cast<float*>(to)[i] = values[i];
+    }
+    return;
+  }
+  const uint32_t blocks = (latent + FP8_BLOCK - 1) / FP8_BLOCK, lane = threadIdx.x % 32;
+  for (uint32_t block = threadIdx.x / 32; block < blocks; block += blockDim.x / 32) {
+    const uint32_t begin = block * FP8_BLOCK, end = min(begin + FP8_BLOCK, latent);
+    float largest = 0;
+    for (uint32_t i = begin + lane; i < end; i += 32) largest = fmaxf(largest, fabsf(values[i]));
+    for (int step = 16; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+    const float scale = largest > 0 ? __fdiv_rn(largest, FP8_LARGEST) : 1.0f;
+    for (uint32_t i = begin + lane; i < end; i += 32) {
+      to[i] = __nv_fp8_e4m3(__fdiv_rn(values[i], scale)).__x;
+    }
+    if (lane == 0) memcpy(to + latent + 4 * block, &scale, 4);
+  }
+  for (uint32_t i = threadIdx.x; i < p.rope.dim; i += blockDim.x) {
+    const bf16 value = from_f32<bf16>(values[latent + i]);
+    memcpy(to + latent + 4 * blocks + 2 * i, &value, 2);
+  }
+}
+
+struct WriteKvParams {
+  Matrix qkv;
+  uint32_t first;
+  Rows rows;
+  Pages pages;
+};
+extern "C" __global__ void write_kv(const WriteKvParams p) {
+  const uint32_t row = blockIdx.x;
+  const bf16* x = row_of<bf16>(p.qkv, row) + p.first;
+  uint8_t* to = p.pages.row(p.rows.tables + p.rows.table_of[row], p.rows.positions[row]);
+  for (uint32_t i = threadIdx.x; i < p.pages.row_values; i += blockDim.x) {
+    if (p.pages.type == PAGE_BF16) reinterpret_cast<bf16*>(to)[i] = x[i];
+    else reinterpret_cast<float*>(to)[i] = to_f32(x[i]);
+  }
+}

@@ -1,0 +1,202 @@
+//! Weights on the device: bf16, rows 16 bytes apart at least.
+
+use std::sync::Arc;
+
+use half::bf16;
+use millrace_model::matrix::{Matrix, MatrixData};
+
+use super::device::Device;
+use super::memory::Memory;
+use super::params;
+use crate::{KernelError, Stacked};
+
+const WHAT: &str = "weights";
+/// Values that rows are padded to.
+const ROW_VALUES: usize = 8;
+
+/// `[outputs, inputs]` in bf16.
+pub struct Weights {
+    memory: Memory,
+    pub outputs: usize,
+    pub inputs: usize,
+}
+
+impl Weights {
+    /// `parts`, stacked along their rows.
+    pub(super) fn stacked(
+        device: &Arc<Device>,
+        parts: Stacked<'_>,
+    ) -> Result<Weights, KernelError> {
+        let inputs = parts.first().map_or(0, |part| part.cols);
+        let outputs = parts.iter().map(|part| part.rows).sum();
+        let stride = inputs.next_multiple_of(ROW_VALUES);
+        let mut memory = Memory::new(device, outputs * stride * size_of::<bf16>(), WHAT)?;
+        let mut row = 0;
+        for part in parts {
+            assert_eq!(part.cols, inputs, "stacked matrices have the same inputs");
+            check(part)?;
+            let at = row * stride * size_of::<bf16>();
+            row += part.rows;
+            match part.data {
+                // As it is: rows are whole pieces of 16 bytes.
+                MatrixData::Bf16(bytes) if stride == inputs => memory.upload(at, bytes),
+                _ => {
+                    let mut values = vec![bf16::ZERO; part.rows * stride];
+                    let mut wide = vec![0.0f32; inputs];
+                    for (row, to) in values.chunks_exact_mut(stride.max(1)).enumerate() {
+                        part.row_f32(row, &mut wide);
+                        narrow(&wide, to);
+                    }
+                    memory.upload(at, &values);
+                }
+            }
+        }
+        Ok(Weights {
+            memory,
+            outputs,
+            inputs,
+        })
+    }
+
+    pub(super) fn matrix(&self) -> params::Matrix {
+        params::Matrix {
+            data: self.memory.address(),
+            stride: self.inputs.next_multiple_of(ROW_VALUES) as u64,
+        }
+    }
+
+    /// As they lie in memory, for another device.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.memory.bytes()];
+        self.memory.download(0, &mut bytes);
+        bytes
+    }
+
+    pub(super) fn len_of(outputs: usize, inputs: usize) -> usize {
+        outputs * inputs.next_multiple_of(ROW_VALUES) * size_of::<bf16>()
+    }
+
+    /// What [`Weights::bytes`] gave; of the right length.
+    pub(super) fn from_bytes(
+        device: &Arc<Device>,
+        bytes: &[u8],
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Weights, KernelError> {
+        assert_eq!(bytes.len(), Weights::len_of(outputs, inputs));
+        Ok(Weights {
+            memory: Memory::copy_of(device, bytes, WHAT)?,
+            outputs,
+            inputs,
+        })
+    }
+}
+
+/// Parameters of a norm or bias, in float32.
+pub struct Vector {
+    pub(super) memory: Memory,
+    pub(super) len: usize,
+}
+
+impl Vector {
+    pub(super) fn new(device: &Arc<Device>, values: &[f32]) -> Vector {
+        let memory = Memory::copy_of(device, values, WHAT);
+        Vector {
+            memory: memory.unwrap_or_else(|error| panic!("{error}")),
+            len: values.len(),
+        }
+    }
+}
+
+/// A table `[vocab, hidden]`.
+pub struct Embedding(pub(super) Weights);
+
+/// `y = x W^T (+ bias)`.
+pub struct Linear {
+    pub(super) weights: Weights,
+    pub(super) bias: Option<Vector>,
+}
+
+/// One matrix a head, `[heads][outputs, inputs]`, all heads one after another.
+pub struct HeadLinear {
+    pub(super) weights: Weights,
+    pub(super) heads: usize,
+}
+
+impl HeadLinear {
+    pub fn outputs(&self) -> usize {
+        self.weights.outputs / self.heads
+    }
+
+    /// Matrices of which `value(head, output, input)` is an element; `read` gives the rows of `kv_b`
+    /// that belong to one head.
+    fn collect(
+        device: &Arc<Device>,
+        heads: usize,
+        outputs: usize,
+        inputs: usize,
+        mut fill: impl FnMut(usize, usize, &mut [bf16]),
+    ) -> Result<HeadLinear, KernelError> {
+        let stride = inputs.next_multiple_of(ROW_VALUES);
+        let mut values = vec![bf16::ZERO; heads * outputs * stride];
+        for (row, to) in values.chunks_exact_mut(stride).enumerate() {
+            fill(row / outputs, row % outputs, &mut to[..inputs]);
+        }
+        Ok(HeadLinear {
+            weights: Weights {
+                memory: Memory::copy_of(device, &values, WHAT)?,
+                outputs: heads * outputs,
+                inputs,
+            },
+            heads,
+        })
+    }
+
+    /// See [`Backend::absorbed`](crate::Backend::absorbed).
+    pub(super) fn absorbed(
+        device: &Arc<Device>,
+        kv_b: Matrix<'_>,
+        heads: usize,
+        nope: usize,
+        v: usize,
+    ) -> Result<(HeadLinear, HeadLinear), KernelError> {
+        assert_eq!(kv_b.rows, heads * (nope + v));
+        check(&kv_b)?;
+        let latent = kv_b.cols;
+        let mut values = vec![bf16::ZERO; kv_b.rows * latent];
+        let mut wide = vec![0.0f32; latent];
+        for (row, to) in values.chunks_exact_mut(latent).enumerate() {
+            kv_b.row_f32(row, &mut wide);
+            narrow(&wide, to);
+        }
+        let first = |head: usize| head * (nope + v);
+        let keys = HeadLinear::collect(device, heads, latent, nope, |head, output, to| {
+            for (input, to) in to.iter_mut().enumerate() {
+                *to = values[(first(head) + input) * latent + output];
+            }
+        })?;
+        let values = HeadLinear::collect(device, heads, v, latent, |head, output, to| {
+            to.copy_from_slice(&values[(first(head) + nope + output) * latent..][..latent]);
+        })?;
+        Ok((keys, values))
+    }
+}
+
+fn narrow(from: &[f32], to: &mut [bf16]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = bf16::from_f32(*from);
+    }
+}
+
+/// Nothing that a trained model has.
+fn check(matrix: &Matrix<'_>) -> Result<(), KernelError> {
+    match matrix.first_non_finite() {
+        None => Ok(()),
+        Some((row, col)) => Err(KernelError::NotFinite {
+            row,
+            col,
+            rows: matrix.rows,
+            cols: matrix.cols,
+        }),
+    }
+}
