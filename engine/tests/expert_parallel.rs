@@ -6,13 +6,13 @@ mod common;
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use common::{
+    TestBackend, backend,
     group::{Group, members, random_loads, random_placement},
     mesh::{Fault, PHASES, Phase},
     *,
 };
 use millrace_engine::{Engine, EngineConfig, Request, SamplingParams};
 use millrace_experts::Epoch;
-use millrace_kernels::cpu::CpuBackend;
 use millrace_model::checkpoint::Checkpoint;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
@@ -71,8 +71,8 @@ impl Model {
     }
 
     /// One engine on its own.
-    fn alone(&self, config: &EngineConfig) -> (HashMap<u64, Answer>, Engine<CpuBackend>) {
-        let backend = CpuBackend::new(2);
+    fn alone(&self, config: &EngineConfig) -> (HashMap<u64, Answer>, Engine<TestBackend>) {
+        let backend = backend(2);
         let mut engine =
             Engine::load(backend, &self.checkpoint, config.clone(), &mut |_| {}).expect("it loads");
         for request in &self.requests {
@@ -206,7 +206,7 @@ fn assert_same(what: &str, expected: &HashMap<u64, Answer>, found: &HashMap<u64,
 
 /// Every row counts once, wherever it was computed and however often that was tried.
 #[track_caller]
-fn assert_same_counts(what: &str, alone: &Engine<CpuBackend>, group: &Group) {
+fn assert_same_counts(what: &str, alone: &Engine<TestBackend>, group: &Group) {
     let counts = alone.expert_counts().expect("experts");
     assert_eq!(counts.chosen().counts, group.chosen(), "{what}");
     assert_eq!(counts.computed(), group.computed(), "{what}");

@@ -6,6 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{
+    TestBackend, backend,
     group::{Group, members},
     *,
 };
@@ -14,7 +15,6 @@ use millrace_engine::{
     engine::Pending, experts::shape,
 };
 use millrace_experts::{Epoch, Loads, Placement, Shape};
-use millrace_kernels::cpu::CpuBackend;
 use millrace_model::checkpoint::Checkpoint;
 
 const FAMILY: &str = "deepseek_v3";
@@ -23,10 +23,10 @@ fn checkpoint(family: &str) -> Arc<Checkpoint> {
     Arc::new(Checkpoint::open(&golden_dir(family)).expect("a golden checkpoint opens"))
 }
 
-fn load(family: &str, shape: Shape, rank: usize) -> Result<Engine<CpuBackend>, EngineError> {
+fn load(family: &str, shape: Shape, rank: usize) -> Result<Engine<TestBackend>, EngineError> {
     let placement = Arc::new(Placement::initial(shape).expect("a placement"));
     let place = GroupRank { placement, rank };
-    let backend = CpuBackend::new(1);
+    let backend = backend(1);
     Engine::load_rank(
         backend,
         checkpoint(family),
@@ -40,7 +40,7 @@ fn group_shape(mtp: bool, ranks: usize) -> Shape {
     shape(checkpoint(FAMILY).config(), mtp, ranks, 0).expect("experts")
 }
 
-fn refusal(loaded: Result<Engine<CpuBackend>, EngineError>) -> ExpertError {
+fn refusal(loaded: Result<Engine<TestBackend>, EngineError>) -> ExpertError {
     match loaded.err().expect("it is refused") {
         EngineError::Expert(error) => error,
         error => panic!("{error}"),

@@ -11,10 +11,10 @@ use millrace_engine::{
     Engine, EngineConfig, EngineError, Event, Kind, Request, RequestId, SamplingParams,
     engine::Pending,
 };
-use millrace_kernels::{KvDtype, cpu::CpuBackend};
+use millrace_kernels::KvDtype;
 use millrace_model::checkpoint::Checkpoint;
 
-type CpuEngine = Engine<CpuBackend>;
+type TestEngine = Engine<TestBackend>;
 
 const OUTPUT: usize = 40;
 
@@ -73,13 +73,13 @@ fn assert_same(what: &str, family: &str, expected: &[Answer], found: &HashMap<u6
 }
 
 /// An engine of this family with 8-bit pages, or why there is none.
-fn eight_bits(family: &str) -> Result<CpuEngine, EngineError> {
+fn eight_bits(family: &str) -> Result<TestEngine, EngineError> {
     let checkpoint = Checkpoint::open(&golden_dir(family)).expect("a golden checkpoint opens");
     let config = EngineConfig {
         kv_dtype: KvDtype::Fp8,
         ..float_config()
     };
-    Engine::load(CpuBackend::new(2), &checkpoint, config, &mut |_| {})
+    Engine::load(backend(2), &checkpoint, config, &mut |_| {})
 }
 
 /// Rows are rounded once, when they are written, so how a prompt was cut cannot matter either.
@@ -102,7 +102,7 @@ fn eight_bit_pages_are_refused_without_latent_attention() {
     assert!(matches!(refused, EngineError::NotLatent), "{refused}");
 }
 
-fn submit_all(engine: &mut CpuEngine, prompts: &[Vec<u32>]) {
+fn submit_all(engine: &mut TestEngine, prompts: &[Vec<u32>]) {
     for (number, prompt) in prompts.iter().enumerate() {
         engine
             .submit(request(number as u64, prompt, params(number)))
@@ -216,8 +216,8 @@ fn when_replayed_after_any_token() {
 
 /// What the transfer layer does between two processes, here with a plain copy.
 fn split(
-    prefill: &mut CpuEngine,
-    decode: &mut CpuEngine,
+    prefill: &mut TestEngine,
+    decode: &mut TestEngine,
     id: u64,
     prompt: &[u32],
     params: SamplingParams,
@@ -245,16 +245,13 @@ fn split(
         })
         .expect("accepted");
     let mut done = None;
+    let from = prefill.pool().clone();
     while prefill.pending() == Pending::Runnable {
         prefill.step(&mut |event| match event {
             Event::PageFinished { index, page, .. } => {
-                let target = memory.page_ptr(targets[index - first_page] as usize);
-                // SAFETY: a finished page is not written again, and a leased one is nobody's
-                // else; both pools have the same layout.
-                unsafe {
-                    let bytes = page.bytes();
-                    target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-                }
+                let target = targets[index - first_page];
+                // SAFETY: a finished page is not written again, and a leased one is nobody's else.
+                unsafe { copy_page(&page, &from, &memory, target) };
             }
             Event::Prefilled { first, draft, .. } => done = Some((first, draft)),
             event => panic!("{event:?}"),

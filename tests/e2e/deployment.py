@@ -13,6 +13,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("MILLRACE_BIN", str(REPOSITORY / "target/release/millrace"))
 # How pages are to go where a test does not say; the default of `up` if unset.
 TRANSFER = os.environ.get("TRANSFER")
+# What workers are to compute on where a test does not say, likewise.
+DEVICE = os.environ.get("DEVICE")
 # How long anything may take before a test gives up on it. No test asserts that something is fast.
 PATIENCE = 120
 
@@ -29,6 +31,8 @@ class Deployment:
         command = [BINARY, "up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", *args]
         if TRANSFER and "--transfer" not in args:
             command += ["--transfer", TRANSFER]
+        if DEVICE and "--device" not in args:
+            command += ["--device", DEVICE]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=environment() | (env or {}))

@@ -13,8 +13,8 @@ import checkpoint
 logging.set_verbosity_error()  # it would list the MTP layer's keys as unexpected, which they are to it
 
 
-def load(family, stored, **options):
-    """transformers' model of a checkpoint: its float32 meaning and its config less the quantisation."""
+def load(family, stored, dtype=torch.float32, **options):
+    """transformers' model of a checkpoint: its float32 meaning (in `dtype`) and its config less the quantisation."""
     config = family.config
     plain = {k: v for k, v in config.items() if k != "quantization_config"} | {"torch_dtype": "float32"} | family.reference
     mtp = tuple(f"model.layers.{config['num_hidden_layers'] + i}." for i in range(config.get("num_nextn_predict_layers", 0)))
@@ -23,7 +23,7 @@ def load(family, stored, **options):
     with tempfile.TemporaryDirectory() as folder:
         save_file(weights, f"{folder}/model.safetensors", {"format": "pt"})
         Path(folder, "config.json").write_text(json.dumps(plain))
-        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     missing = {k for k in report["missing_keys"] if not (config["tie_word_embeddings"] and k == "lm_head.weight")}
     if missing or report["unexpected_keys"] or report["mismatched_keys"]:
         raise SystemExit(f"{config['model_type']}: transformers did not take the checkpoint as it is: {report}")

@@ -6,17 +6,16 @@ use millrace_engine::{
     Engine, EngineConfig, Event, GroupRank, Request, StepDropped, engine::Pending, experts::shape,
 };
 use millrace_experts::{Epoch, Loads, Member, Placement, RankId, Shape};
-use millrace_kernels::cpu::CpuBackend;
 use millrace_model::checkpoint::Checkpoint;
 use rand::{Rng, rngs::SmallRng, seq::SliceRandom};
 
 use super::{
-    Answer,
+    Answer, TestBackend, backend,
     mesh::{Fault, Phase, links},
 };
 
 pub struct Group {
-    pub engines: Vec<Engine<CpuBackend>>,
+    pub engines: Vec<Engine<TestBackend>>,
     pub epoch: Epoch,
     pub answers: HashMap<u64, Answer>,
     /// Steps that were dropped by some rank.
@@ -80,7 +79,7 @@ impl Group {
                 rank,
             };
             Engine::load_rank(
-                CpuBackend::new(1),
+                backend(1),
                 checkpoint.clone(),
                 config.clone(),
                 &place,
@@ -157,7 +156,7 @@ impl Group {
         self.live().any(|engine| engine.demand() > 0)
     }
 
-    fn live(&self) -> impl Iterator<Item = &Engine<CpuBackend>> {
+    fn live(&self) -> impl Iterator<Item = &Engine<TestBackend>> {
         let members = self.epoch.members.iter();
         members.map(|member| &self.engines[member.id.rank])
     }

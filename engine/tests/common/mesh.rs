@@ -4,7 +4,9 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use millrace_engine::{ExpertExchange, Parcel, StepDropped};
-use millrace_kernels::{Backend, cpu::CpuBackend, cpu::Tensor};
+use millrace_kernels::Backend;
+
+use super::{TestBackend, TestTensor};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -85,13 +87,16 @@ impl Link {
     /// Sends every rank its part of `rows`: as many as `len` says of its parcel.
     fn send(
         &self,
+        backend: &TestBackend,
         layer: usize,
         phase: Phase,
         parcels: &[Parcel],
-        rows: &Tensor,
+        rows: &TestTensor,
         len: impl Fn(&Parcel) -> usize,
     ) -> Result<(), StepDropped> {
-        let mut rest = rows.values();
+        let mut values = Vec::new();
+        backend.read(rows, &mut values);
+        let mut rest = &values[..];
         for (to, parcel) in self.to.iter().zip(parcels) {
             let (part, left) = rest.split_at(len(parcel) * rows.cols());
             rest = left;
@@ -126,24 +131,26 @@ impl Link {
     }
 }
 
-impl ExpertExchange<CpuBackend> for Link {
+impl ExpertExchange<TestBackend> for Link {
     fn dispatch(
         &mut self,
-        _: &CpuBackend,
+        backend: &TestBackend,
         layer: usize,
         parcels: &[Parcel],
-        sent: &Tensor,
+        sent: &TestTensor,
     ) -> Result<(), StepDropped> {
         self.call(layer, Phase::Dispatch)?;
-        self.send(layer, Phase::Dispatch, parcels, sent, |parcel| parcel.rows)
+        self.send(backend, layer, Phase::Dispatch, parcels, sent, |parcel| {
+            parcel.rows
+        })
     }
 
     fn collect(
         &mut self,
-        backend: &CpuBackend,
+        backend: &TestBackend,
         layer: usize,
         parcels: &mut [Parcel],
-        received: &mut Tensor,
+        received: &mut TestTensor,
     ) -> Result<(), StepDropped> {
         self.call(layer, Phase::Collect)?;
         let mut all = Vec::new();
@@ -158,23 +165,23 @@ impl ExpertExchange<CpuBackend> for Link {
 
     fn respond(
         &mut self,
-        _: &CpuBackend,
+        backend: &TestBackend,
         layer: usize,
         parcels: &[Parcel],
-        results: &Tensor,
+        results: &TestTensor,
     ) -> Result<(), StepDropped> {
         self.call(layer, Phase::Respond)?;
-        self.send(layer, Phase::Respond, parcels, results, |parcel| {
+        self.send(backend, layer, Phase::Respond, parcels, results, |parcel| {
             parcel.work.len()
         })
     }
 
     fn combine(
         &mut self,
-        backend: &CpuBackend,
+        backend: &TestBackend,
         layer: usize,
         _: &[Parcel],
-        returned: &mut Tensor,
+        returned: &mut TestTensor,
     ) -> Result<(), StepDropped> {
         self.call(layer, Phase::Combine)?;
         let mut all = Vec::new();

@@ -10,13 +10,57 @@ use std::{
 };
 
 use millrace_engine::{
-    Engine, EngineConfig, Event, Finish, Kind, Request, RequestId, SamplingParams, TokenOutput,
-    engine::Pending, pages::PagePool, request::Output, request::Start,
+    Engine, EngineConfig, Event, Finish, Kind, PageRef, Request, RequestId, SamplingParams,
+    TokenOutput, engine::Pending, pages::PagePool, request::Output, request::Start,
 };
-use millrace_kernels::{KvDtype, cpu::CpuBackend};
+use millrace_kernels::{Backend, KvDtype, PageMemory};
 use millrace_model::checkpoint::Checkpoint;
 use millrace_transfer::{LeaseTable, MemoryRegion, WritesEnded};
 use safetensors::SafeTensors;
+
+/// What the tests compute on: with feature `test-on-cuda` the first GPU.
+#[cfg(not(feature = "test-on-cuda"))]
+pub type TestBackend = millrace_kernels::cpu::CpuBackend;
+#[cfg(feature = "test-on-cuda")]
+pub type TestBackend = millrace_kernels::cuda::CudaBackend;
+
+pub type TestTensor = <TestBackend as Backend>::Tensor;
+
+/// `threads`: of the processor, if it computes.
+pub fn backend(threads: usize) -> TestBackend {
+    #[cfg(not(feature = "test-on-cuda"))]
+    return TestBackend::new(threads);
+    #[cfg(feature = "test-on-cuda")]
+    {
+        let _ = threads;
+        TestBackend::new(0).expect("a GPU")
+    }
+}
+
+/// A page of one pool into page `to` of another of the same layout.
+///
+/// # Safety
+/// `page` is finished, and nobody else touches page `to`.
+pub unsafe fn copy_page(page: &PageRef, from: &PagePool, to: &PageMemory, index: u32) {
+    let (from, to_page) = (from.memory(), to.page_ptr(index as usize));
+    let from_page = from.page_ptr(page.index() as usize);
+    let bytes = to.layout().page_bytes();
+    match (from.device(), to.device()) {
+        (Some((_, from)), Some((_, to))) => {
+            let mut host = vec![0; bytes];
+            // SAFETY: pages of these devices, by the caller's promise nobody else's now.
+            unsafe {
+                from.read(from_page, &mut host);
+                to.write(&host, to_page);
+            }
+        }
+        (None, None) => {
+            // SAFETY: as above, on the host.
+            unsafe { to_page.copy_from_nonoverlapping(from_page, bytes) }
+        }
+        _ => panic!("pools of the tests are of one kind"),
+    }
+}
 
 pub const FAMILIES: [&str; 10] = [
     "deepseek_v2_lite",
@@ -48,9 +92,9 @@ pub fn float_config() -> EngineConfig {
     }
 }
 
-pub fn engine(family: &str, config: EngineConfig) -> Engine<CpuBackend> {
+pub fn engine(family: &str, config: EngineConfig) -> Engine<TestBackend> {
     let checkpoint = Checkpoint::open(&golden_dir(family)).expect("a golden checkpoint opens");
-    Engine::load(CpuBackend::new(2), &checkpoint, config, &mut |_| {}).expect("it loads")
+    Engine::load(backend(2), &checkpoint, config, &mut |_| {}).expect("it loads")
 }
 
 pub fn request(id: u64, tokens: &[u32], sampling: SamplingParams) -> Request {
@@ -93,7 +137,7 @@ impl Answer {
 }
 
 /// Steps until nothing is left, and panics where an engine gets stuck.
-pub fn run(engine: &mut Engine<CpuBackend>) -> HashMap<u64, Answer> {
+pub fn run(engine: &mut Engine<TestBackend>) -> HashMap<u64, Answer> {
     let mut answers: HashMap<u64, Answer> = HashMap::new();
     loop {
         match engine.pending() {
@@ -110,7 +154,7 @@ pub fn run(engine: &mut Engine<CpuBackend>) -> HashMap<u64, Answer> {
 
 /// One request alone.
 pub fn run_one(
-    engine: &mut Engine<CpuBackend>,
+    engine: &mut Engine<TestBackend>,
     id: u64,
     tokens: &[u32],
     sampling: SamplingParams,

@@ -51,22 +51,23 @@ struct Pages {
   __device__ __forceinline__ uint8_t* row(const uint32_t* table, uint32_t position) const {
     return base + table[position / PAGE_TOKENS] * page_bytes + (uint64_t)(position % PAGE_TOKENS) * row_bytes;
   }
+  // Parts of a row of 8-bit values, which are aligned: `latent` is a multiple of four.
+  __device__ __forceinline__ const float* scales(const uint8_t* row) const {
+    return reinterpret_cast<const float*>(row + latent);
+  }
+  __device__ __forceinline__ const bf16* rotated(const uint8_t* row) const {
+    return reinterpret_cast<const bf16*>(scales(row) + (latent + FP8_BLOCK - 1) / FP8_BLOCK);
+  }
   // Value `i` of a row.
   __device__ __forceinline__ float read(const uint8_t* row, uint32_t i) const {
     if (type == PAGE_BF16) return to_f32(reinterpret_cast<const bf16*>(row)[i]);
     if (type == PAGE_F32) return reinterpret_cast<const float*>(row)[i];
-    const uint32_t blocks = (latent + FP8_BLOCK - 1) / FP8_BLOCK;
     if (i < latent) {
       __nv_fp8_e4m3 code;
       code.__x = row[i];
-      // Rows need not be aligned to four bytes where latent is no multiple of four.
-      float scale;
-      memcpy(&scale, row + latent + 4 * (i / FP8_BLOCK), 4);
-      return float(code) * scale;
+      return float(code) * scales(row)[i / FP8_BLOCK];
     }
-    bf16 value;
-    memcpy(&value, row + latent + 4 * blocks + 2 * (i - latent), 2);
-    return to_f32(value);
+    return to_f32(rotated(row)[i - latent]);
   }
 };
 

@@ -96,6 +96,10 @@ impl Rope {
 fn layer_of(pages: &PageMemory, layer: usize) -> params::Pages {
     let layout = pages.layout();
     assert!(layer < layout.layers);
+    assert!(
+        layout.latent.is_multiple_of(4) && layout.row_values.is_multiple_of(2),
+        "this device reads numbers where they are aligned"
+    );
     params::Pages {
         base: pages.base() as u64 + (layer * layout.layer_bytes()) as u64,
         page_bytes: layout.page_bytes() as u64,

@@ -189,11 +189,10 @@ extern "C" __global__ void write_latent(const WriteLatentParams p) {
     for (uint32_t i = begin + lane; i < end; i += 32) {
       to[i] = __nv_fp8_e4m3(__fdiv_rn(values[i], scale)).__x;
     }
-    if (lane == 0) memcpy(to + latent + 4 * block, &scale, 4);
+    if (lane == 0) const_cast<float*>(p.pages.scales(to))[block] = scale;
   }
   for (uint32_t i = threadIdx.x; i < p.rope.dim; i += blockDim.x) {
-    const bf16 value = from_f32<bf16>(values[latent + i]);
-    memcpy(to + latent + 4 * blocks + 2 * i, &value, 2);
+    const_cast<bf16*>(p.pages.rotated(to))[i] = from_f32<bf16>(values[latent + i]);
   }
 }
 
