@@ -1,6 +1,7 @@
 //! A batch on the device: one word a row and field, and the page tables.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::device::Device;
 use super::memory::Memory;
@@ -13,7 +14,11 @@ pub struct Placed {
     memory: Option<Memory>,
     words: Vec<u32>,
     rows: usize,
+    /// Another one for every batch that was ever placed.
+    number: u64,
 }
+
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 const FIELDS: usize = 3;
 
@@ -23,7 +28,9 @@ impl Placed {
             memory,
             words,
             rows,
+            number,
         } = self;
+        *number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         *rows = batch.rows();
         words.clear();
         words.extend_from_slice(&batch.tokens);
@@ -48,7 +55,19 @@ impl Placed {
         self.rows
     }
 
-    /// Row `row`'s position.
+    /// Tells it from all others.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Every row, where its sequence's pages begin in the tables, and how many positions it attends to.
+    pub(super) fn rows_in_pages(&self) -> impl Iterator<Item = (usize, usize, usize)> {
+        let fields = &self.words[..FIELDS * self.rows];
+        let (positions, tables) = fields[self.rows..].split_at(self.rows);
+        let rows = positions.iter().zip(tables).enumerate();
+        rows.map(|(row, (position, table))| (row, *table as usize, *position as usize + 1))
+    }
+
     pub(super) fn params(&self) -> Rows {
         let base = self.memory.as_ref().map_or(0, Memory::address);
         let field = |number: usize| base + (number * self.rows * size_of::<u32>()) as u64;

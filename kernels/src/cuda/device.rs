@@ -74,6 +74,24 @@ kernels! {
         gemm_128_bf16: Gemm,
         gemm_128_f32: Gemm,
     }
+    sm90a_bf16_mla {
+        mla_bf16: Mla,
+        mla_merge: MlaMerge,
+    }
+    sm90a_fp8_gemm {
+        fp8_gemm_narrow_bf16: Fp8Gemm,
+        fp8_gemm_narrow_f32: Fp8Gemm,
+        fp8_gemm_split3_bf16: Fp8Gemm,
+        fp8_gemm_split3_f32: Fp8Gemm,
+        fp8_gemm_wide_bf16: Fp8Gemm,
+        fp8_gemm_wide_f32: Fp8Gemm,
+        fp8_gemm_wide256_bf16: Fp8Gemm,
+        fp8_gemm_wide256_f32: Fp8Gemm,
+        fp8_gemm_wide_split_bf16: Fp8Gemm,
+        fp8_gemm_wide_split_f32: Fp8Gemm,
+        fp8_quantize: Fp8Quantize,
+        fp8_silu_mul_quantize: Fp8Quantize,
+    }
     sm90_f32_gate {
         route: Route,
         count_choices: Count,
@@ -106,6 +124,7 @@ impl<P> Function<P> {
 pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    multiprocessors: usize,
     pub kernels: Kernels,
 }
 
@@ -141,17 +160,24 @@ impl Device {
                 minor,
             });
         }
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(attribute).to("count multiprocessors")?;
         let stream = context.new_stream().to("make a stream")?;
         let kernels = Kernels::load().to("load the kernels")?;
         Ok(Arc::new(Device {
             context,
             stream,
+            multiprocessors: multiprocessors as usize,
             kernels,
         }))
     }
 
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
     }
 
     /// One that runs beside everything else.

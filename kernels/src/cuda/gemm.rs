@@ -3,7 +3,7 @@
 use super::device::{Device, Function, Shape};
 use super::params::{self, Address, Gemm, Matrix};
 use super::tensor::{Kind, Tensor};
-use super::weights::{HeadLinear, Linear};
+use super::weights::{HeadLinear, Vector, Weights};
 
 /// As in `sm90_bf16_gemm.cu`.
 const BN: usize = 64;
@@ -50,21 +50,28 @@ fn launch(device: &Device, tile: usize, out: Kind, [rows, heads]: [usize; 2], ge
 }
 
 /// `out = x[:, first_col ..] W^T (+ bias)`; sizes were checked.
-pub fn linear(device: &Device, w: &Linear, x: &Tensor, first_col: usize, out: &Tensor) {
+pub fn linear(
+    device: &Device,
+    w: &Weights,
+    bias: Option<&Vector>,
+    x: &Tensor,
+    first_col: usize,
+    out: &Tensor,
+) {
     assert_eq!(x.kind(), Kind::Bf16, "products are of bf16");
-    let weights = w.weights.matrix();
+    let weights = w.matrix();
     let tile = tile_rows(x.rows());
     let gemm = Gemm {
         x: x.address() + 2 * first_col as u64,
         x_stride: x.stride() as u64,
         w: weights.data,
         w_stride: weights.stride,
-        bias: w.bias.as_ref().map_or(0, |bias| bias.memory.address()),
+        bias: bias.map_or(0, |bias| bias.memory.address()),
         y: out.address(),
         y_stride: out.stride() as u64,
         m: x.rows() as u32,
-        n: w.weights.outputs as u32,
-        k: w.weights.inputs as u32,
+        n: w.outputs as u32,
+        k: w.inputs as u32,
         ..Gemm::default()
     };
     launch(

@@ -132,6 +132,11 @@ impl Scratch {
         self.0.as_mut().expect("just seen to")
     }
 
+    /// 0 if nothing was asked for yet.
+    pub fn address(&self) -> Address {
+        self.0.as_ref().map_or(0, Memory::address)
+    }
+
     pub fn upload<T: Pod>(&mut self, device: &Arc<Device>, values: &[T]) -> Address {
         let memory = self.at_least(device, size_of_val(values));
         memory.upload(0, values);

@@ -11,8 +11,12 @@
 mod batch;
 mod device;
 mod error;
+mod expert;
+mod fp8;
 mod gemm;
+mod map;
 mod memory;
+mod mla;
 mod moe;
 mod ops;
 mod params;
@@ -27,7 +31,8 @@ use memory::{Memory, Scratch};
 
 pub use batch::Placed;
 pub use error::CudaError;
-pub use moe::{Expert, Experts, Routing, Tally};
+pub use expert::{Expert, Experts};
+pub use moe::{Routing, Tally};
 pub use tensor::{Kind, Tensor};
 pub use weights::{Embedding, HeadLinear, Linear, Vector};
 
@@ -42,6 +47,8 @@ pub struct CudaBackend {
 struct Space {
     index: Scratch,
     moe: moe::Space,
+    mla: mla::Space,
+    fp8: fp8::Space,
 }
 
 /// cos and sin of every position.

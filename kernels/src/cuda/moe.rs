@@ -4,27 +4,14 @@
 use std::sync::Arc;
 
 use super::device::{Device, Shape};
+use super::expert::Experts;
+use super::fp8;
 use super::gemm::{self, Grouped};
 use super::memory::{Memory, Scratch};
 use super::params::{self, Address};
-use super::tensor::Tensor;
-use super::weights::Weights;
-use crate::{KernelError, Stacked, Work};
-
-/// `down(silu(gate x) * up x)`.
-pub struct Expert {
-    /// `[gate; up]`.
-    gate_up: Weights,
-    down: Weights,
-}
-
-/// The experts of a layer's slots. One expert may be in several.
-pub struct Experts {
-    slots: Vec<Arc<Expert>>,
-    /// The addresses of their matrices, for the device.
-    gate_up: Memory,
-    down: Memory,
-}
+use super::tensor::{Kind, Tensor};
+use super::weights::{Form, Weights};
+use crate::Work;
 
 /// Experts and weights of every row, in order of choice.
 pub struct Routing {
@@ -47,11 +34,13 @@ pub struct Tally {
 pub struct Space {
     rows: Scratch,
     place: Scratch,
+    offsets: Scratch,
     tile_count: Scratch,
     tiles: Scratch,
     gate_up: Scratch,
     act: Scratch,
     products: Scratch,
+    fp8: fp8::Space,
     /// What the host says which piece is whose.
     work: Scratch,
 }
@@ -67,121 +56,27 @@ pub struct Pieces {
     pub per_row: usize,
 }
 
+/// Pieces in the order of their slots.
+struct Sorted {
+    count: usize,
+    slots: usize,
+    /// The row of each.
+    rows: Address,
+    /// Where each went.
+    place: Address,
+    /// Where each slot's begin, `[slots + 1]`.
+    offsets: Address,
+    /// Slots cut into tiles of `tile_rows`.
+    tile_count: Address,
+    tiles: Address,
+    tile_rows: usize,
+}
+
 /// Products by slot, and where each piece's is.
 pub struct Products {
     pub products: Address,
     pub stride: usize,
     pub place: Address,
-}
-
-/// Changes with anything about how weights are packed.
-const PACKING: &[u8; 8] = b"cuda-b.1";
-const HEADER: usize = PACKING.len() + 2 * size_of::<u32>();
-
-impl Expert {
-    pub(super) fn new(
-        device: &Arc<Device>,
-        gate_up: Stacked<'_>,
-        down: Stacked<'_>,
-    ) -> Result<Expert, KernelError> {
-        Ok(Expert {
-            gate_up: Weights::stacked(device, gate_up)?,
-            down: Weights::stacked(device, down)?,
-        })
-    }
-
-    fn inter(&self) -> usize {
-        self.down.inputs
-    }
-
-    fn hidden(&self) -> usize {
-        self.down.outputs
-    }
-
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = PACKING.to_vec();
-        for size in [self.hidden(), self.inter()] {
-            let size = u32::try_from(size).expect("sizes of a model fit 32 bits");
-            bytes.extend_from_slice(&size.to_le_bytes());
-        }
-        bytes.extend(self.gate_up.bytes());
-        bytes.extend(self.down.bytes());
-        bytes
-    }
-
-    /// Of an expert of these sizes; anything else is refused before memory is asked for.
-    pub(super) fn from_bytes(
-        device: &Arc<Device>,
-        bytes: &[u8],
-        hidden: usize,
-        inter: usize,
-    ) -> Result<Expert, KernelError> {
-        let sizes = [
-            Weights::len_of(2 * inter, hidden),
-            Weights::len_of(hidden, inter),
-        ];
-        let expected = HEADER + sizes[0] + sizes[1];
-        let cut_off = || KernelError::ExpertLength {
-            bytes: bytes.len(),
-            expected,
-        };
-        let (header, rest) = bytes.split_at_checked(HEADER).ok_or_else(cut_off)?;
-        let (packing, words) = header.split_at(PACKING.len());
-        if packing != PACKING {
-            return Err(KernelError::ExpertPacking {
-                found: packing.escape_ascii().to_string(),
-                expected: PACKING.escape_ascii().to_string(),
-            });
-        }
-        let words = words.as_chunks::<4>().0;
-        let found = [0, 1].map(|at| u32::from_le_bytes(words[at]) as usize);
-        if found != [hidden, inter] {
-            return Err(KernelError::ExpertSizes {
-                found,
-                expected: [hidden, inter],
-            });
-        }
-        if rest.len() != sizes[0] + sizes[1] {
-            return Err(cut_off());
-        }
-        let (gate_up, down) = rest.split_at(sizes[0]);
-        Ok(Expert {
-            gate_up: Weights::from_bytes(device, gate_up, 2 * inter, hidden)?,
-            down: Weights::from_bytes(device, down, hidden, inter)?,
-        })
-    }
-}
-
-impl Experts {
-    pub(super) fn new(device: &Arc<Device>, slots: Vec<Arc<Expert>>) -> Experts {
-        let size = |expert: &Expert| (expert.inter(), expert.hidden());
-        let first = size(slots.first().expect("a layer of experts has a slot"));
-        assert!(
-            slots.iter().all(|expert| size(expert) == first),
-            "experts of a layer are of one size"
-        );
-        let table = |matrix: fn(&Expert) -> &Weights| {
-            let addresses: Vec<Address> = slots
-                .iter()
-                .map(|expert| matrix(expert).matrix().data)
-                .collect();
-            let memory = Memory::copy_of(device, &addresses, "a table of experts");
-            memory.unwrap_or_else(|error| panic!("{error}"))
-        };
-        let (gate_up, down) = (
-            table(|expert| &expert.gate_up),
-            table(|expert| &expert.down),
-        );
-        Experts {
-            slots,
-            gate_up,
-            down,
-        }
-    }
-
-    pub fn hidden(&self) -> usize {
-        self.slots[0].hidden()
-    }
 }
 
 impl Routing {
@@ -221,6 +116,18 @@ impl Tally {
     }
 }
 
+/// Values from one row to the next.
+fn stride(cols: usize) -> usize {
+    cols.next_multiple_of(8)
+}
+
+fn matrix(data: Address, cols: usize) -> params::Matrix {
+    params::Matrix {
+        data,
+        stride: stride(cols) as u64,
+    }
+}
+
 impl Space {
     /// `work` on the device, as pieces.
     pub fn pieces(&mut self, device: &Arc<Device>, work: &[Work]) -> Pieces {
@@ -242,15 +149,80 @@ impl Space {
         pieces: &Pieces,
         experts: &Experts,
     ) -> Products {
-        let (count, slots) = (pieces.count, experts.slots.len());
-        let (hidden, inter) = (experts.hidden(), experts.slots[0].inter());
-        let words = count * size_of::<u32>();
-        let tile = gemm::tile_rows(count.div_ceil(slots));
-        let most_tiles = count / tile + slots;
-        let rows = self.rows.at_least(device, words).address();
-        let place = self.place.at_least(device, words).address();
-        let tile_count = self.tile_count.at_least(device, 4).address();
-        let tiles = self.tiles.at_least(device, 12 * most_tiles).address();
+        let (hidden, inter) = (experts.hidden(), experts.inter());
+        let sorted = self.sort(device, pieces, experts.slots());
+        let rows_of = |scratch: &mut Scratch, cols: usize| {
+            let bytes = sorted.count * stride(cols) * Kind::Bf16.bytes();
+            scratch.at_least(device, bytes).address()
+        };
+        let gate_up = rows_of(&mut self.gate_up, 2 * inter);
+        let products = rows_of(&mut self.products, hidden);
+        match experts.forms() {
+            [Form::Fp8(first), Form::Fp8(second)] => {
+                let rows = fp8::Rows {
+                    x: x.address(),
+                    stride: x.stride(),
+                    count: sorted.count,
+                    cols: hidden,
+                    index: sorted.rows,
+                    gated: false,
+                };
+                let rows = self.fp8.quantise(device, rows);
+                let by = by_slots(first, experts.tables()[0], &sorted);
+                fp8::multiply(device, &rows, by, gate_up, stride(2 * inter), Kind::Bf16);
+                let rows = fp8::Rows {
+                    x: gate_up,
+                    stride: stride(2 * inter),
+                    count: sorted.count,
+                    cols: inter,
+                    index: 0,
+                    gated: true,
+                };
+                let rows = self.fp8.quantise(device, rows);
+                let by = by_slots(second, experts.tables()[1], &sorted);
+                fp8::multiply(device, &rows, by, products, stride(hidden), Kind::Bf16);
+            }
+            [Form::Bf16(first), Form::Bf16(second)] => {
+                let act = matrix(rows_of(&mut self.act, inter), inter);
+                let wide = matrix(gate_up, 2 * inter);
+                let by = grouped(first, experts.tables()[0], &sorted, sorted.rows);
+                gemm::grouped(device, &by, x.matrix(), wide);
+                let silu = params::Silu {
+                    x: wide,
+                    out: act,
+                    width: inter as u32,
+                };
+                let shape = Shape::rows(sorted.count, inter);
+                // SAFETY: both buffers have as many rows of these widths.
+                unsafe { device.launch(&device.kernels.silu_mul, shape, &silu) };
+                let by = grouped(second, experts.tables()[1], &sorted, 0);
+                gemm::grouped(device, &by, act, matrix(products, hidden));
+            }
+            _ => unreachable!("an expert's matrices are of one form"),
+        }
+        Products {
+            products,
+            stride: stride(hidden),
+            place: sorted.place,
+        }
+    }
+
+    fn sort(&mut self, device: &Arc<Device>, pieces: &Pieces, slots: usize) -> Sorted {
+        let count = pieces.count;
+        let tile_rows = gemm::tile_rows(count.div_ceil(slots));
+        let most_tiles = count / tile_rows + slots;
+        let words =
+            |scratch: &mut Scratch, count: usize| scratch.at_least(device, 4 * count).address();
+        let sorted = Sorted {
+            count,
+            slots,
+            rows: words(&mut self.rows, count),
+            place: words(&mut self.place, count),
+            offsets: words(&mut self.offsets, slots + 1),
+            tile_count: words(&mut self.tile_count, 1),
+            tiles: words(&mut self.tiles, 3 * most_tiles),
+            tile_rows,
+        };
         let sort = params::Sort {
             keys: pieces.slots,
             row_of: pieces.rows,
@@ -258,17 +230,16 @@ impl Space {
             per_row: pieces.per_row as u32,
             count: count as u32,
             slots: slots as u32,
-            tile_rows: tile as u32,
-            rows,
-            place,
-            tile_count,
-            tiles,
+            tile_rows: tile_rows as u32,
+            rows: sorted.rows,
+            place: sorted.place,
+            tile_count: sorted.tile_count,
+            tiles: sorted.tiles,
+            offsets: sorted.offsets,
         };
-        // As many warps as have something to do and room to count.
-        let warps = (count.div_ceil(128))
-            .clamp(1, 32)
-            .min((200 << 10) / 4 / slots)
-            .max(1);
+        // As many warps as have something to do and room to count in.
+        let room = (200 << 10) / (4 * slots);
+        let warps = count.div_ceil(128).clamp(1, 32).min(room).max(1);
         let shape = Shape {
             grid: [1, 1, 1],
             threads: 32 * warps,
@@ -276,60 +247,41 @@ impl Space {
         };
         // SAFETY: the pieces are where the caller says, and the rest was asked for in these sizes just now.
         unsafe { device.launch(&device.kernels.sort_by_slot, shape, &sort) };
+        sorted
+    }
+}
 
-        let stride = |cols: usize| cols.next_multiple_of(8);
-        let wide = stride(2 * inter);
-        let gate_up = self.gate_up.at_least(device, 2 * count * wide).address();
-        let act = self
-            .act
-            .at_least(device, 2 * count * stride(inter))
-            .address();
-        let products = self
-            .products
-            .at_least(device, 2 * count * stride(hidden))
-            .address();
-        let matrix = |data, cols| params::Matrix {
-            data,
-            stride: stride(cols) as u64,
-        };
-        let expert = &experts.slots[0];
-        let mut grouped = Grouped {
-            slots: experts.gate_up.address(),
-            stride: expert.gate_up.matrix().stride,
-            outputs: 2 * inter,
-            inputs: hidden,
-            x_rows: rows,
-            tile_count,
-            tiles,
-            most_tiles,
-            tile_rows: tile,
-        };
-        gemm::grouped(device, &grouped, x.matrix(), matrix(gate_up, 2 * inter));
-        let silu = params::Silu {
-            x: matrix(gate_up, 2 * inter),
-            out: matrix(act, inter),
-            width: inter as u32,
-        };
-        // SAFETY: both buffers have `count` rows of these widths.
-        unsafe { device.launch(&device.kernels.silu_mul, Shape::rows(count, inter), &silu) };
-        grouped = Grouped {
-            slots: experts.down.address(),
-            stride: expert.down.matrix().stride,
-            outputs: hidden,
-            inputs: inter,
-            x_rows: 0,
-            ..grouped
-        };
-        gemm::grouped(
-            device,
-            &grouped,
-            matrix(act, inter),
-            matrix(products, hidden),
-        );
-        Products {
-            products,
-            stride: stride(hidden),
-            place,
-        }
+/// Tables of matrices in 8 bits are their maps and their scales.
+fn by_slots<'a>(
+    like: &'a fp8::Weights,
+    [maps, scales]: [Address; 2],
+    sorted: &Sorted,
+) -> fp8::By<'a> {
+    fp8::By::Slots {
+        like,
+        maps,
+        scales,
+        offsets: sorted.offsets,
+        slots: sorted.slots,
+    }
+}
+
+/// The table of matrices in bf16 is their addresses.
+fn grouped(
+    like: &Weights,
+    [addresses, _]: [Address; 2],
+    sorted: &Sorted,
+    x_rows: Address,
+) -> Grouped {
+    Grouped {
+        slots: addresses,
+        stride: like.matrix().stride,
+        outputs: like.outputs,
+        inputs: like.inputs,
+        x_rows,
+        tile_count: sorted.tile_count,
+        tiles: sorted.tiles,
+        most_tiles: sorted.count / sorted.tile_rows + sorted.slots,
+        tile_rows: sorted.tile_rows,
     }
 }

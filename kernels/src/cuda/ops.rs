@@ -9,10 +9,10 @@ use super::device::Shape;
 use super::memory::{Copier, Memory};
 use super::moe::{Pieces, Products};
 use super::params;
-use super::weights::Weights;
+use super::weights::{Form, Weights};
 use super::{
     CudaBackend, Embedding, Expert, Experts, HeadLinear, Kind, Linear, Placed, Rope, Routing,
-    Tally, Tensor, Vector, gemm, layer_of,
+    Tally, Tensor, Vector, fp8, gemm, layer_of, mla,
 };
 use crate::{
     Backend, Batch, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable, Stacked, Work,
@@ -67,8 +67,12 @@ impl Backend for CudaBackend {
     }
 
     fn linear(&self, parts: Stacked<'_>, bias: Option<&[f32]>) -> Result<Linear, KernelError> {
-        let weights = Weights::stacked(&self.device, parts)?;
-        assert!(bias.is_none_or(|bias| bias.len() == weights.outputs));
+        // The products in 8 bits add no bias.
+        let weights = match bias {
+            None => Form::stacked(&self.device, parts)?,
+            Some(_) => Form::Bf16(Weights::stacked(&self.device, parts)?),
+        };
+        assert!(bias.is_none_or(|bias| bias.len() == weights.outputs()));
         Ok(Linear {
             weights,
             bias: bias.map(|bias| Vector::new(&self.device, bias)),
@@ -203,9 +207,35 @@ impl Backend for CudaBackend {
     }
 
     fn apply(&self, w: &Linear, x: &Tensor, first_col: usize, out: &mut Tensor) {
-        assert!(first_col + w.weights.inputs <= x.cols());
-        out.resize(x.rows(), w.weights.outputs);
-        gemm::linear(&self.device, w, x, first_col, out);
+        let inputs = w.weights.inputs();
+        assert!(first_col + inputs <= x.cols());
+        out.resize(x.rows(), w.weights.outputs());
+        match &w.weights {
+            Form::Bf16(weights) => {
+                gemm::linear(&self.device, weights, w.bias.as_ref(), x, first_col, out);
+            }
+            Form::Fp8(weights) => {
+                assert_eq!(x.kind(), Kind::Bf16, "products are of bf16");
+                let rows = fp8::Rows {
+                    x: x.address() + 2 * first_col as u64,
+                    stride: x.stride(),
+                    count: x.rows(),
+                    cols: inputs,
+                    index: 0,
+                    gated: false,
+                };
+                let rows = self.space().fp8.quantise(&self.device, rows);
+                let by = fp8::By::One(weights);
+                fp8::multiply(
+                    &self.device,
+                    &rows,
+                    by,
+                    out.address(),
+                    out.stride(),
+                    out.kind(),
+                );
+            }
+        }
     }
 
     fn add(&self, out: &mut Tensor, delta: &Tensor) {
@@ -358,6 +388,10 @@ impl Backend for CudaBackend {
         let key_dim = pages.layout().row_values;
         assert_eq!((q.rows(), q.cols()), (batch.rows(), heads * key_dim));
         out.resize(q.rows(), heads * latent);
+        if mla::takes(&pages.layout(), heads, latent) {
+            let mla = &mut self.space().mla;
+            return mla.attend(&self.device, q, heads, scale, batch, pages, layer, out);
+        }
         let params = params::Attention {
             q: q.address(),
             q_stride: q.stride() as u64,

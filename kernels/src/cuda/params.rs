@@ -1,5 +1,7 @@
 //! The kernels' parameters, field by field as the `.cu` files have them.
 
+use cudarc::driver::sys::CUtensorMap;
+
 /// An address in device memory; 0 where there is nothing.
 pub type Address = u64;
 
@@ -212,6 +214,7 @@ pub struct Sort {
     pub place: Address,
     pub tile_count: Address,
     pub tiles: Address,
+    pub offsets: Address,
 }
 
 #[derive(Clone, Copy)]
@@ -225,4 +228,94 @@ pub struct Combine {
     pub cols: u32,
     pub out: Address,
     pub out_stride: u64,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Fp8Quantize {
+    pub x: Address,
+    pub q: Address,
+    pub scales: Address,
+    pub rows_ptr: Address,
+    pub rows: u32,
+    pub k: u32,
+    pub ldx: u32,
+    pub scale_ld: u32,
+    pub index: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Fp8Gemm {
+    pub x_map: CUtensorMap,
+    pub s_map: CUtensorMap,
+    /// Of the one matrix; not looked at where there are slots.
+    pub w_map: CUtensorMap,
+    pub w_maps: Address,
+    pub w_scales: Address,
+    pub w_scale: Address,
+    pub offsets: Address,
+    pub rows_ptr: Address,
+    pub y: Address,
+    pub slots: u32,
+    pub rows: u32,
+    pub n: u32,
+    pub k: u32,
+    pub ldy: u32,
+    pub split: u32,
+}
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(16))]
+pub struct MlaItem {
+    pub row: u32,
+    pub rows: u32,
+    pub table: u32,
+    pub begin: u32,
+    pub end: u32,
+    pub last: u32,
+    pub head: u32,
+    pub split: i32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Mla {
+    pub map: CUtensorMap,
+    pub q: Address,
+    pub q_stride: u64,
+    pub out: Address,
+    pub out_stride: u64,
+    pub tables: Address,
+    pub items: Address,
+    pub count: Address,
+    pub partial: Address,
+    pub stats: Address,
+    pub scale: f32,
+    pub heads: u32,
+    pub page_rows: u32,
+    pub layer_row: u32,
+}
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct MlaMergeItem {
+    pub row: u32,
+    pub rows: u32,
+    pub head: u32,
+    pub split: u32,
+    pub step: u32,
+    pub parts: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct MlaMerge {
+    pub out: Address,
+    pub out_stride: u64,
+    pub partial: Address,
+    pub stats: Address,
+    pub merges: Address,
+    pub count: Address,
+    pub heads: u32,
 }

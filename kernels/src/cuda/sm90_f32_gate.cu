@@ -127,7 +127,8 @@ struct SortParams {
   uint32_t* rows;   // by slot, in order of the pieces' numbers: the row of each
   uint32_t* place;  // where each piece went
   uint32_t* tile_count;
-  uint32_t* tiles;  // [count][3]: slot, first, end
+  uint32_t* tiles;    // [count][3]: slot, first, end
+  uint32_t* offsets;  // [slots + 1]: where each slot's pieces begin
 };
 
 // One block. Sorts by slot, keeping the order within one, and cuts slots into tiles. Each warp counts and later places a
@@ -160,6 +161,7 @@ extern "C" __global__ void __launch_bounds__(1024) sort_by_slot(const SortParams
       }
       uint32_t at = first + rows_to - total, tile = tiles + tiles_to - cut;
       const uint32_t slot_end = at + total;
+      if (slot < p.slots) p.offsets[slot] = at;
       for (uint32_t row = at; row < slot_end; row += p.tile_rows, tile++) {
         p.tiles[3 * tile] = slot;
         p.tiles[3 * tile + 1] = row;
@@ -174,7 +176,10 @@ extern "C" __global__ void __launch_bounds__(1024) sort_by_slot(const SortParams
       first += __shfl_sync(~0u, rows_to, 31);
       tiles += __shfl_sync(~0u, tiles_to, 31);
     }
-    if (lane == 0) *p.tile_count = tiles;
+    if (lane == 0) {
+      *p.tile_count = tiles;
+      p.offsets[p.slots] = first;
+    }
   }
   __syncthreads();
   for (uint32_t from = begin; from < end; from += 32) {

@@ -6,6 +6,7 @@ use half::bf16;
 use millrace_model::matrix::{Matrix, MatrixData};
 
 use super::device::Device;
+use super::fp8;
 use super::memory::Memory;
 use super::params;
 use crate::{KernelError, Stacked};
@@ -113,8 +114,38 @@ pub struct Embedding(pub(super) Weights);
 
 /// `y = x W^T (+ bias)`.
 pub struct Linear {
-    pub(super) weights: Weights,
+    pub(super) weights: Form,
     pub(super) bias: Option<Vector>,
+}
+
+/// Weights in the form that they are multiplied in.
+pub enum Form {
+    Bf16(Weights),
+    Fp8(fp8::Weights),
+}
+
+impl Form {
+    /// In 8 bits if they are stored so and can be multiplied so.
+    pub(super) fn stacked(device: &Arc<Device>, parts: Stacked<'_>) -> Result<Form, KernelError> {
+        Ok(match fp8::takes(parts) {
+            true => Form::Fp8(fp8::Weights::stacked(device, parts)?),
+            false => Form::Bf16(Weights::stacked(device, parts)?),
+        })
+    }
+
+    pub fn outputs(&self) -> usize {
+        match self {
+            Form::Bf16(weights) => weights.outputs,
+            Form::Fp8(weights) => weights.outputs,
+        }
+    }
+
+    pub fn inputs(&self) -> usize {
+        match self {
+            Form::Bf16(weights) => weights.inputs,
+            Form::Fp8(weights) => weights.inputs,
+        }
+    }
 }
 
 /// One matrix a head, `[heads][outputs, inputs]`, all heads one after another.
@@ -189,7 +220,7 @@ fn narrow(from: &[f32], to: &mut [bf16]) {
 }
 
 /// Nothing that a trained model has.
-fn check(matrix: &Matrix<'_>) -> Result<(), KernelError> {
+pub(super) fn check(matrix: &Matrix<'_>) -> Result<(), KernelError> {
     match matrix.first_non_finite() {
         None => Ok(()),
         Some((row, col)) => Err(KernelError::NotFinite {

@@ -18,6 +18,10 @@ const PAGES: usize = 24;
 
 impl Pair {
     fn cache(&self, row_values: usize, latent: usize, dtype: KvDtype) -> Cache {
+        self.cache_of(PAGES, row_values, latent, dtype)
+    }
+
+    fn cache_of(&self, pages: usize, row_values: usize, latent: usize, dtype: KvDtype) -> Cache {
         let layout = PageLayout {
             layers: LAYERS,
             row_values,
@@ -25,8 +29,8 @@ impl Pair {
             dtype,
         };
         Cache {
-            cpu: self.cpu.pages(layout, PAGES).unwrap(),
-            cuda: self.cuda.pages(layout, PAGES).unwrap(),
+            cpu: self.cpu.pages(layout, pages).unwrap(),
+            cuda: self.cuda.pages(layout, pages).unwrap(),
         }
     }
 
@@ -249,5 +253,78 @@ fn grouped() {
                 worst.see(pair.error(&out), (heads, kv_heads, dim, dtype));
             }
         }
+    }
+}
+
+/// Long enough to be cut into parts; and a row's result is the same whatever else is asked for.
+#[test]
+#[ignore = "needs an H100 or H200"]
+fn long_contexts() {
+    let mut pair = Pair::new();
+    let mut worst = Worst::new("long latent attention", BF16);
+    let (latent, pe, length) = (512, 64, 14_000);
+    let width = latent + pe;
+    let pages: Vec<u32> = (0..length as u32 / 64 + 1).rev().collect();
+    let cache = pair.cache_of(pages.len(), width, latent, KvDtype::Bf16);
+    let mut table = pair.table(pe, true);
+    let angles = table.cos.len();
+    (table.cos, table.sin) = (0..pe / 2 * length)
+        .map(|i| (table.cos[i % angles], table.sin[i % angles]))
+        .unzip();
+    let rope = pair.cuda.rope_table(table.clone());
+    let norm = pair.vectors(latent);
+    let mut batch = Batch::default();
+    batch.push(&vec![1; length], 0, pages.iter().copied());
+    let mut placed = pair.cuda.placed();
+    pair.cuda.place(&batch, &mut placed);
+    let kv_a = pair.rows(length, width);
+    pair.cpu
+        .write_latent(&kv_a.cpu, 0, &norm.0, 1e-6, &table, &batch, &cache.cpu, 1);
+    pair.cuda
+        .write_latent(&kv_a.cuda, 0, &norm.1, 1e-6, &rope, &placed, &cache.cuda, 1);
+    for heads in [8, 72, 128] {
+        let mut batch = Batch::default();
+        for start in [0, 63, 64, 4095, 6143, 6144, 13_998] {
+            batch.push(&[1, 1], start, pages.iter().copied());
+        }
+        pair.cuda.place(&batch, &mut placed);
+        let rows = batch.rows();
+        let q = pair.rows(rows, heads * width);
+        let mut out = pair.empty(rows, heads * latent);
+        let scale = 2.0 / (width as f32).sqrt();
+        pair.cpu.latent_attention(
+            &q.cpu,
+            heads,
+            latent,
+            scale,
+            &batch,
+            &cache.cpu,
+            1,
+            &mut out.cpu,
+        );
+        pair.cuda.latent_attention(
+            &q.cuda,
+            heads,
+            latent,
+            scale,
+            &placed,
+            &cache.cuda,
+            1,
+            &mut out.cuda,
+        );
+        worst.see(pair.error(&out), heads);
+
+        let mut alone = Batch::default();
+        alone.push(&[1], 13_999, pages.iter().copied());
+        pair.cuda.place(&alone, &mut placed);
+        let mut values = pair.cuda_rows(&q.cuda);
+        let last = values.split_off((rows - 1) * heads * width);
+        let mut q = pair.cuda.tensor(1, heads * width);
+        pair.cuda.write(&last, &mut q);
+        let mut one = pair.cuda.tensor(1, heads * latent);
+        pair.cuda
+            .latent_attention(&q, heads, latent, scale, &placed, &cache.cuda, 1, &mut one);
+        let all = pair.cuda_rows(&out.cuda);
+        assert_eq!(pair.cuda_rows(&one), all[all.len() - heads * latent..]);
     }
 }

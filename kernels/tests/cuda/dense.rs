@@ -195,3 +195,59 @@ fn elementwise_and_copies() {
         assert_eq!(pair.cuda_rows(&chosen.cuda), chosen.cpu.values());
     }
 }
+
+/// Inputs are quantised on the device, so the reference is the CPU form over what quantising leaves of them. The
+/// matrix units add up 128 products with fewer bits than float32 has.
+#[test]
+#[ignore = "needs an H100 or H200"]
+fn products_in_8_bits() {
+    let mut pair = Pair::new();
+    let mut narrow = Worst::new("linear of fp8 to bf16", BF16);
+    let mut wide = Worst::new("linear of fp8 to f32", 1e-3);
+    for (inputs, outputs) in [
+        (128, 64),
+        (256, 192),
+        (1536, 640),
+        (7168, 2112),
+        (3072, 576),
+        (512, 8256),
+    ] {
+        let stored = [
+            Narrow::random(&mut pair.rng, outputs / 2 / BLOCK * BLOCK, inputs),
+            Narrow::random(&mut pair.rng, outputs - outputs / 2 / BLOCK * BLOCK, inputs),
+        ];
+        let parts: Vec<_> = stored
+            .iter()
+            .filter(|part| part.rows > 0)
+            .map(Narrow::matrix)
+            .collect();
+        let w = (
+            pair.cpu.linear(&parts, None).unwrap(),
+            pair.cuda.linear(&parts, None).unwrap(),
+        );
+        let most = 1100;
+        let values = pair.values(most * inputs);
+        let left = quantised(&values, inputs);
+        let mut first_row = Vec::new();
+        for rows in [1, 3, 16, 64, 65, 129, 257, 1100] {
+            let mut x = pair.empty(rows, inputs);
+            pair.cpu.write(&left[..rows * inputs], &mut x.cpu);
+            pair.cuda.write(&values[..rows * inputs], &mut x.cuda);
+            for (mut out, worst) in [
+                (pair.empty(rows, outputs), &mut narrow),
+                (pair.empty_f32(rows, outputs), &mut wide),
+            ] {
+                pair.cpu.apply(&w.0, &x.cpu, 0, &mut out.cpu);
+                pair.cuda.apply(&w.1, &x.cuda, 0, &mut out.cuda);
+                worst.see(pair.error(&out), (inputs, outputs, rows));
+                if out.cuda.kind() == cuda::Kind::F32 {
+                    let row = pair.cuda_rows(&out.cuda)[..outputs].to_vec();
+                    if first_row.is_empty() {
+                        first_row.clone_from(&row);
+                    }
+                    assert_eq!(row, first_row, "{inputs} {outputs}: {rows} rows");
+                }
+            }
+        }
+    }
+}

@@ -213,3 +213,56 @@ fn mixture() {
         }
     }
 }
+
+/// Inputs of both products are quantised, which is most of the difference.
+#[test]
+#[ignore = "needs an H100 or H200"]
+fn mixture_in_8_bits() {
+    let mut pair = Pair::new();
+    let mut worst = Worst::new("mixture of fp8 experts", 6e-2);
+    for (experts, per_token, hidden, inter) in
+        [(4, 2, 256, 128), (32, 4, 256, 128), (9, 3, 1024, 256)]
+    {
+        let mut loaded = (Vec::new(), Vec::new());
+        for _ in 0..experts {
+            let [gate, up] = [(); 2].map(|()| Narrow::random(&mut pair.rng, inter, hidden));
+            let down = Narrow::random(&mut pair.rng, hidden, inter);
+            let (gate, up, down) = (gate.matrix(), up.matrix(), down.matrix());
+            loaded.0.push(Arc::new(
+                pair.cpu.expert(gate, up, down, Pace::Full).unwrap(),
+            ));
+            let expert = pair.cuda.expert(gate, up, down, Pace::Full).unwrap();
+            let bytes = pair.cuda.expert_bytes(&expert);
+            loaded.1.push(Arc::new(
+                pair.cuda.expert_from_bytes(&bytes, hidden, inter).unwrap(),
+            ));
+        }
+        let layer = Layer {
+            cpu: pair.cpu.experts(loaded.0),
+            cuda: pair.cuda.experts(loaded.1),
+        };
+        for rows in [1, 5, 64, 900] {
+            let work: Vec<Work> = (0..rows * per_token)
+                .map(|piece| Work {
+                    row: (piece / per_token) as u32,
+                    // Some slots get none.
+                    slot: pair.rng.random_range(0..experts as u32 - 1),
+                })
+                .collect();
+            let x = pair.rows(rows, hidden);
+            let mut out = pair.empty(work.len(), hidden);
+            pair.cpu
+                .expert_rows(&x.cpu, &work, &layer.cpu, &mut out.cpu);
+            pair.cuda
+                .expert_rows(&x.cuda, &work, &layer.cuda, &mut out.cuda);
+            worst.see(pair.error(&out), (experts, hidden, rows));
+            // A row alone gives the same.
+            let alone = [work[work.len() - 1]];
+            let mut one = pair.cuda.tensor(1, hidden);
+            pair.cuda
+                .expert_rows(&x.cuda, &alone, &layer.cuda, &mut one);
+            let all = pair.cuda_rows(&out.cuda);
+            assert_eq!(pair.cuda_rows(&one), all[all.len() - hidden..]);
+        }
+    }
+}

@@ -17,7 +17,8 @@ use half::bf16;
 use millrace_kernels::Backend;
 use millrace_kernels::cpu::{self, CpuBackend};
 use millrace_kernels::cuda::{self, CudaBackend};
-use millrace_model::matrix::{Matrix, MatrixData};
+use millrace_model::fp8::{E4M3, E4M3_MAX};
+use millrace_model::matrix::{BlockScales, Matrix, MatrixData, ScaleValues};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 /// Rounding to bf16, with room for a few of them one after another.
@@ -126,6 +127,76 @@ fn matrix(bytes: &[u8], rows: usize, cols: usize) -> Matrix<'_> {
         cols,
         data: MatrixData::Bf16(bytes),
     }
+}
+
+/// A matrix in 8 bits, as a checkpoint stores it.
+struct Narrow {
+    rows: usize,
+    cols: usize,
+    codes: Vec<u8>,
+    scales: Vec<u8>,
+}
+
+const BLOCK: usize = 128;
+
+impl Narrow {
+    fn random(rng: &mut SmallRng, rows: usize, cols: usize) -> Narrow {
+        let blocks = rows.div_ceil(BLOCK) * cols.div_ceil(BLOCK);
+        let scale = |rng: &mut SmallRng| rng.random_range(1e-3f32..3e-3).to_le_bytes();
+        Narrow {
+            rows,
+            cols,
+            // No NaN, and neither sign more often.
+            codes: (0..rows * cols)
+                .map(|_| rng.random_range(0u8..0x78) | (rng.random::<u8>() & 0x80))
+                .collect(),
+            scales: (0..blocks).flat_map(|_| scale(rng)).collect(),
+        }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        Matrix {
+            rows: self.rows,
+            cols: self.cols,
+            data: MatrixData::Fp8 {
+                bytes: &self.codes,
+                scales: BlockScales {
+                    values: ScaleValues::F32(&self.scales),
+                    block_rows: BLOCK,
+                    block_cols: BLOCK,
+                },
+            },
+        }
+    }
+}
+
+/// What is left of rows of `cols` values in 8 bits with a scale for every 128.
+fn quantised(values: &[f32], cols: usize) -> Vec<f32> {
+    let numbers: Vec<f32> = (0..0x7f).map(|code: usize| E4M3[code]).collect();
+    let nearest = |value: f32| {
+        let above = numbers
+            .partition_point(|number| *number < value.abs())
+            .min(0x7e);
+        let below = above.saturating_sub(1);
+        let (low, high) = (value.abs() - numbers[below], numbers[above] - value.abs());
+        // Ties go to the even one.
+        let up = high < low || (high == low && above % 2 == 0);
+        numbers[if up { above } else { below }].copysign(value)
+    };
+    let blocks = values.chunks(cols).flat_map(|row| row.chunks(BLOCK));
+    blocks
+        .flat_map(|block| {
+            let most = block
+                .iter()
+                .fold(0.0f32, |most, value| most.max(value.abs()));
+            let scale = if most > 1e-30 { most / E4M3_MAX } else { 1.0 };
+            block
+                .iter()
+                .map(move |value| (value / scale, scale))
+                .collect::<Vec<_>>()
+        })
+        .map(|(value, scale)| nearest(value) * scale)
+        .collect()
 }
 
 /// ‖got − want‖ / ‖want‖; NaN and missing rows never pass.
