@@ -41,6 +41,23 @@ nixl_library() {
   export NIXL_PLUGIN_DIR="$dir/nixl_cu12.libs/nixl"
 }
 
+# cuda_compiler: nvcc, from its Python packages, for the kernels of feature `cuda`: no GPU and no driver are needed to
+# compile. Sets NVCC, unless the caller has.
+cuda_compiler() {
+  [ -z "${NVCC:-}" ] || return 0
+  local version=13.0 dir
+  dir="$tools/cuda-$version"
+  if [ ! -e "$dir/complete" ]; then
+    echo "installing nvcc $version into $dir (once)"
+    rm -rf "$dir"
+    python_env && "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$dir" \
+      "nvidia-cuda-nvcc==$version.*" "nvidia-nvvm==$version.*" "nvidia-cuda-crt==$version.*" \
+      "nvidia-cuda-runtime==$version.*" "nvidia-cuda-cccl==$version.*" || return 1
+    touch "$dir/complete"
+  fi
+  export NVCC="$dir/nvidia/cu13/bin/nvcc"
+}
+
 # go_tool: a Go of at least 1.26 first on PATH. Debian 12 has 1.19, so where there is no newer one a Go
 # toolchain comes as a Python package into the environment of the tests.
 go_tool() {

@@ -66,6 +66,11 @@ class Load:
         return [max((b - a for a, b in zip(times, times[1:])), default=0.0) for times in self.arrivals]
 
 
+def hidden(deployment):
+    """Failures that the router has hidden from clients so far."""
+    return sum(deployment.total(f"millrace_router_{name}_total", "router") for name in ("replays", "prefill_retries"))
+
+
 def run(deployment, salt):
     return asyncio.run(Load(deployment.http, salt).run())
 

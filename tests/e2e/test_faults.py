@@ -9,14 +9,9 @@ import signal
 import pytest
 
 from deployment import Deployment, idle, wait_for
-from load import STREAMS, TOKENS, assert_same, run, run_and_disturb
+from load import STREAMS, TOKENS, assert_same, hidden, run, run_and_disturb
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "10"))
-
-
-def hidden(deployment):
-    """Failures that the router has hidden from clients so far."""
-    return sum(deployment.total(f"millrace_router_{name}_total", "router") for name in ("replays", "prefill_retries"))
 
 
 def workers_up(deployment):

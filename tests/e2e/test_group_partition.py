@@ -3,14 +3,11 @@
 The deployment and its client run in a network namespace of their own, whose packet filter drops what goes to or from the
 port on which rank 1 takes links: only rank 0 connects there, as of two ranks the lower one dials.
 """
-import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+import partition
 from deployment import Deployment, wait_for
 from groups import epoch, group, whole
 from load import STREAMS, assert_same, run, run_and_disturb
@@ -18,21 +15,8 @@ from load import STREAMS, assert_same, run, run_and_disturb
 CUT_SECONDS = 4
 
 
-def namespaces():
-    """Why there can be none here; empty if there can."""
-    for tool in ("unshare", "ip", "nft"):
-        if not shutil.which(tool):
-            return f"{tool} is not installed"
-    tried = subprocess.run(["unshare", "--net", "nft", "list", "ruleset"], capture_output=True, text=True)
-    return tried.stderr.strip() if tried.returncode else ""
-
-
-def nft(command):
-    subprocess.run(["nft", command], check=True)
-
-
 def cut_and_heal():
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    partition.ready()
     with Deployment() as lone:
         reference = run(lone, "lone")
     with Deployment("--decode-ranks", "3", "--redundant-experts", "32") as deployment:
@@ -40,20 +24,18 @@ def cut_and_heal():
         assert_same(run(deployment, "before"), reference, "before the cut")
         first = epoch(deployment.http)
         ports = {rank["rank"]: rank["exchange"].rsplit(":", 1)[1] for rank in group(deployment.http)["ranks"]}
-        nft("add table inet cut")
-        nft("add chain inet cut input { type filter hook input priority 0; }")
         two = lambda: len(group(deployment.http)["epoch"]["members"]) == 2
 
         def disturb():
             for direction in ("dport", "sport"):
-                nft(f"add rule inet cut input tcp {direction} {ports[1]} drop")
+                partition.drop(f"tcp {direction} {ports[1]}")
             wait_for(two, "the group to go on without one of them")
             left = {0, 1} - {member["rank"] for member in group(deployment.http)["epoch"]["members"]}
             assert len(left) == 1, "one of the two that cannot reach each other is left out"
             # It stays out for as long as that lasts: letting it in again would stop the group again.
             time.sleep(CUT_SECONDS)
             assert two() and epoch(deployment.http) == first + 1
-            nft("flush chain inet cut input")
+            partition.heal()
 
         load = run_and_disturb(deployment.http, "cut", 10 * STREAMS, disturb)
         assert_same(load, reference, "ranks 0 and 1 cut off from each other")
@@ -63,12 +45,9 @@ def cut_and_heal():
               f"{epoch(deployment.http) - first} epochs")
 
 
-@pytest.mark.skipif(bool(namespaces()), reason=f"no network namespace: {namespaces()}")
+@pytest.mark.skipif(bool(partition.impossible()), reason=f"no network namespace: {partition.impossible()}")
 def test_two_ranks_that_cannot_reach_each_other():
-    command = ["unshare", "--net", "--kill-child", sys.executable, str(Path(__file__))]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    print(ended.stdout, end="")
-    assert ended.returncode == 0, ended.stderr
+    partition.in_namespace(__file__)
 
 
 if __name__ == "__main__":

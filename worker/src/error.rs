@@ -31,7 +31,7 @@ pub enum WorkerError {
     )]
     NoCuda(DeviceId),
     #[cfg(feature = "cuda")]
-    #[error("cannot use the device: {0}")]
+    #[error(transparent)]
     Cuda(#[from] millrace_kernels::cuda::CudaError),
     #[error(transparent)]
     Engine(#[from] EngineError),

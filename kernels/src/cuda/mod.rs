@@ -25,6 +25,8 @@ mod weights;
 
 use std::sync::{Arc, Mutex};
 
+use cudarc::driver::result;
+
 use crate::{KvDtype, PageMemory, RopeTable};
 use device::{Device, Shape};
 use memory::{Memory, Scratch};
@@ -66,6 +68,21 @@ impl CudaBackend {
             device: Device::open(ordinal)?,
             space: Mutex::default(),
         })
+    }
+
+    /// Seconds that the device's own copy of `from`'s memory takes: a ceiling to measure ops against.
+    pub fn time_copy(&self, from: &Tensor, to: &mut Tensor) -> f64 {
+        let bytes = from.bytes().min(to.bytes());
+        self.device.wait();
+        let began = std::time::Instant::now();
+        // SAFETY: both tensors have so many bytes.
+        let copied = unsafe {
+            let (to, from) = (to.address(), from.address());
+            result::memcpy_dtod_async(to, from, bytes, self.device.stream())
+        };
+        self.device.expect(copied);
+        self.device.wait();
+        began.elapsed().as_secs_f64()
     }
 
     fn space(&self) -> std::sync::MutexGuard<'_, Space> {

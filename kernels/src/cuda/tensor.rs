@@ -70,6 +70,10 @@ impl Tensor {
         self.cols.next_multiple_of(ROW_VALUES)
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
     pub(super) fn address(&self) -> Address {
         self.memory.address()
     }

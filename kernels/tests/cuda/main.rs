@@ -170,7 +170,7 @@ impl Narrow {
     }
 }
 
-/// What is left of rows of `cols` values in 8 bits with a scale for every 128.
+/// What is left of rows of `cols` values in 8 bits with a scale for every 128, as the device rounds.
 fn quantised(values: &[f32], cols: usize) -> Vec<f32> {
     let numbers: Vec<f32> = (0..0x7f).map(|code: usize| E4M3[code]).collect();
     let nearest = |value: f32| {
@@ -192,7 +192,7 @@ fn quantised(values: &[f32], cols: usize) -> Vec<f32> {
             let scale = if most > 1e-30 { most / E4M3_MAX } else { 1.0 };
             block
                 .iter()
-                .map(move |value| (value / scale, scale))
+                .map(move |value| (value * (1.0 / scale), scale))
                 .collect::<Vec<_>>()
         })
         .map(|(value, scale)| nearest(value) * scale)

@@ -494,7 +494,7 @@ fn everything_that_is_wrong_is_told_at_once() {
     );
     assert_eq!(
         all[2].to_string(),
-        "spec.prefill.device: this version of Millrace computes on CPUs only; set cpu, or remove device"
+        "spec.prefill.device: this version's images compute on CPUs only; set cpu, or remove device"
     );
 }
 

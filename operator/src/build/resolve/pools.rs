@@ -70,7 +70,7 @@ fn check(report: &mut Report, root: &str, role: Role, pool: &PoolSpec, model: &M
     if pool.device == Device::Cuda {
         report.add(
             format!("{root}.device"),
-            "this version of Millrace computes on CPUs only; set cpu, or remove device",
+            "this version's images compute on CPUs only; set cpu, or remove device",
         );
     }
     let ranks = pool.ranks.unwrap_or(1);
