@@ -31,7 +31,8 @@ pub struct Weights {
     scales: Memory,
     pub outputs: usize,
     pub inputs: usize,
-    map: CUtensorMap,
+    /// Boxed: it is as large as all else of a matrix in any form.
+    map: Box<CUtensorMap>,
 }
 
 /// Whether `parts`, stacked, can be multiplied in 8 bits.
@@ -96,7 +97,7 @@ impl Weights {
             swizzled: true,
         };
         Weights {
-            map: map.encode(device),
+            map: Box::new(map.encode(device)),
             codes,
             scales,
             outputs,
@@ -104,8 +105,8 @@ impl Weights {
         }
     }
 
-    pub fn map(&self) -> CUtensorMap {
-        self.map
+    pub fn map(&self) -> &CUtensorMap {
+        &self.map
     }
 
     pub fn scales(&self) -> Address {
@@ -342,7 +343,7 @@ pub fn multiply(
     let mut params = Fp8Gemm {
         x_map: x_map.encode(device),
         s_map: s_map.encode(device),
-        w_map: like.map,
+        w_map: *like.map,
         w_maps: 0,
         w_scales: 0,
         w_scale: like.scales(),

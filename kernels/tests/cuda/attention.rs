@@ -113,7 +113,8 @@ fn latent() {
     let mut pair = Pair::new();
     let mut worst = Worst::new("latent attention", BF16);
     let mut absorbed = Worst::new("absorbed queries", BF16);
-    let mut rows_worst = Worst::new("cache rows", BF16);
+    // A value between two 8-bit ones may round to either.
+    let mut rows_worst = Worst::new("cache rows", 3e-2);
     for (heads, latent, pe, nope, interleaved) in [
         (8, 512, 64, 128, true),
         (4, 64, 16, 32, true),
