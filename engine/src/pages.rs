@@ -220,13 +220,17 @@ impl PageRef {
         self.index
     }
 
-    /// The page's bytes, all layers.
+    /// The page's bytes, all layers. Panics where they are not in the host's memory.
     ///
     /// # Safety
     /// Nobody may write to the page while the slice lives: it is full or its sequence has ended,
     /// and it is not leased.
     pub unsafe fn bytes(&self) -> &[u8] {
         let memory = &self.shared.memory;
+        assert!(
+            memory.device().is_none(),
+            "a device's pages are not for the host to look at"
+        );
         // SAFETY: `page_ptr` gives the start of `page_bytes` mapped bytes that live as long as
         // `memory`; the caller excludes writers.
         unsafe {

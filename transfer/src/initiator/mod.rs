@@ -68,11 +68,13 @@ impl Initiator {
         })
     }
 
-    /// Registers a pool that pages are written from. Without it NIXL copies every page once more.
+    /// Registers a pool that pages are written from. Without it NIXL copies every page once more. A device's
+    /// pages are copied anyway, on their way to the host.
     pub fn register(&self, region: &MemoryRegion) -> Result<(), NixlError> {
-        self.nixl
-            .as_ref()
-            .map_or(Ok(()), |agent| agent.register_region(region))
+        match &self.nixl {
+            Some(agent) if region.access().is_none() => agent.register_region(region),
+            _ => Ok(()),
+        }
     }
 
     /// A connection to the grant's target that counts one more writer.
