@@ -140,7 +140,7 @@ async fn prefill_failures_move_on_to_the_next_and_then_to_decode_itself() {
     let decode = Worker::decode(&router, "d0").await;
     let _p0 = Worker::prefill(&router, "p0").await;
     let _p1 = Worker::prefill(&router, "p1").await;
-    router.until_workers(1, 2).await;
+    router.until_available(1, 2).await;
     let target = |call: usize| decode.calls()[call].prefill.clone().map(|p| p.worker_id);
     decode.fault(Fault::Status(prefill_failed("p0")));
     decode.fault(Fault::Status(prefill_failed("p1")));

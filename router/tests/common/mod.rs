@@ -23,6 +23,7 @@ use millrace_router::api::{
 use millrace_router::assemble::{Parts, assemble};
 use millrace_router::config::{AdmissionLimits, ExpertsConfig, Limits, RetryLimits};
 use millrace_router::experts::Groups;
+use millrace_router::fleet::{Role, roster::Roster};
 use millrace_router::frontend::{Frontend, ServedModel};
 use millrace_router::{membership, watch};
 use prometheus::Registry;
@@ -42,6 +43,7 @@ pub fn model() -> Arc<ServedModel> {
 pub struct Router {
     pub frontend: Frontend,
     pub groups: Arc<Groups>,
+    roster: Arc<Roster>,
     pub address: String,
     registry: Registry,
     server: JoinHandle<()>,
@@ -100,7 +102,7 @@ impl Router {
         } = assemble(&limits, &experts, model(), &registry).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (served, watched) = (groups.clone(), frontend.clone());
+        let (served, watched, attached) = (groups.clone(), frontend.clone(), roster.clone());
         let server = tokio::spawn(async move {
             let watch = watch::service(watched, roster.clone(), served.clone());
             let service = membership::service(roster, served, metrics);
@@ -115,6 +117,7 @@ impl Router {
         Router {
             frontend,
             groups,
+            roster: attached,
             address,
             registry,
             server,
@@ -152,6 +155,14 @@ impl Router {
             .await;
         self.until("millrace_router_workers", "prefill", prefill as f64)
             .await;
+    }
+
+    /// Attached is not yet available: that takes a first report.
+    pub async fn until_available(&self, decode: usize, prefill: usize) {
+        for (role, count) in [(Role::Decode, decode), (Role::Prefill, prefill)] {
+            let available = || self.roster.lock().fleet.available(role).count() >= count;
+            until("workers take requests", available).await;
+        }
     }
 }
 
