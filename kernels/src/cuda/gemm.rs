@@ -1,7 +1,7 @@
 //! Products with weights: which tile, and over what.
 
 use super::device::{Device, Function, Shape};
-use super::params::{self, Address, Gemm, Matrix};
+use super::params::{Address, Gemm, Matrix};
 use super::tensor::{Kind, Tensor};
 use super::weights::{HeadLinear, Vector, Weights};
 
@@ -125,7 +125,7 @@ pub struct Grouped {
     pub tile_rows: usize,
 }
 
-pub fn grouped(device: &Device, w: &Grouped, x: Matrix, out: params::Matrix) {
+pub fn grouped(device: &Device, w: &Grouped, x: Matrix, out: Matrix) {
     let gemm = Gemm {
         x: x.data,
         x_stride: x.stride,

@@ -4,6 +4,8 @@
 //! is cut depends on how many positions it attends to and on nothing else, so that its result does not depend on the
 //! batch either.
 
+use std::sync::Arc;
+
 use cudarc::driver::sys::CUtensorMap;
 
 use super::batch::Placed;
@@ -13,7 +15,6 @@ use super::memory::Scratch;
 use super::params::{self, Address, MlaItem, MlaMergeItem};
 use super::tensor::Tensor;
 use crate::{KvDtype, PAGE_TOKENS, PageLayout, PageMemory};
-use std::sync::Arc;
 
 const LATENT: usize = 512;
 const WIDTH: usize = 576;
@@ -43,8 +44,8 @@ pub struct Space {
     memory: Scratch,
     partial: Scratch,
     stats: Scratch,
-    /// Of the pools seen so far, by where they are.
-    pools: Vec<(Address, CUtensorMap)>,
+    /// Of the pools seen so far, by where they are and how many rows they have.
+    pools: Vec<((Address, usize), CUtensorMap)>,
 }
 
 /// What fits into the partial results at once. Addresses count from the start of `memory`.
@@ -151,22 +152,23 @@ impl Space {
     }
 
     fn pool(&mut self, device: &Device, pages: &PageMemory) -> CUtensorMap {
-        let base = pages.base() as Address;
-        if let Some((_, map)) = self.pools.iter().find(|(at, _)| *at == base) {
+        let rows = pages.pages() * pages.layout().layers * PAGE_TOKENS;
+        let pool = (pages.base() as Address, rows);
+        if let Some((_, map)) = self.pools.iter().find(|(known, _)| *known == pool) {
             return *map;
         }
         let map = Map {
-            data: base,
+            data: pool.0,
             kind: Value::Bf16,
             cols: WIDTH,
-            rows: pages.pages() * pages.layout().layers * PAGE_TOKENS,
+            rows,
             stride: pages.layout().row_bytes(),
             box_cols: 64,
             box_rows: 64,
             swizzled: true,
         }
         .encode(device);
-        self.pools.push((base, map));
+        self.pools.push((pool, map));
         map
     }
 

@@ -1171,8 +1171,6 @@ struct Fp8GemmLaunch {
 //              name                 multicast, split, stages, output
 FP8_GEMM_NARROW(fp8_gemm_narrow_bf16, 2, 1, 8, __nv_bfloat16)
 FP8_GEMM_NARROW(fp8_gemm_narrow_f32, 2, 1, 8, float)
-FP8_GEMM_NARROW(fp8_gemm_split2_bf16, 1, 2, 7, __nv_bfloat16)
-FP8_GEMM_NARROW(fp8_gemm_split2_f32, 1, 2, 7, float)
 FP8_GEMM_NARROW(fp8_gemm_split3_bf16, 1, 3, 7, __nv_bfloat16)
 FP8_GEMM_NARROW(fp8_gemm_split3_f32, 1, 3, 7, float)
 //            name                    sub, segments, stages, output
