@@ -11,6 +11,7 @@
 mod error;
 mod header;
 mod index;
+mod random;
 mod revision;
 mod shard;
 
@@ -24,6 +25,7 @@ pub use header::{Dtype, TensorInfo};
 use crate::config::{ConfigError, ModelConfig};
 use crate::files::{MAX_TEXT_FILE, read_bounded, read_optional};
 use crate::matrix::{BlockScales, Matrix, MatrixData, ScaleValues};
+use random::Random;
 use shard::Shard;
 
 const SINGLE: &str = "model.safetensors";
@@ -39,6 +41,8 @@ pub struct Checkpoint {
     shards: Vec<(String, Shard)>,
     /// Tensor name to index into `shards`.
     tensors: HashMap<String, usize>,
+    /// Instead of shards: whatever is asked for.
+    random: Option<Random>,
     revision: OnceLock<String>,
 }
 
@@ -56,6 +60,27 @@ impl Checkpoint {
             config_bytes,
             shards,
             tensors,
+            random: None,
+            revision: OnceLock::new(),
+        })
+    }
+
+    /// A model of this `config.json` with random weights, for measurements: every tensor is there in
+    /// whatever shape it is asked for, in 8 bits where the configuration says that weights are. Numbers
+    /// are of a trained model's size, so that what is computed stays finite. Tensors share memory.
+    pub fn random(config_json: &[u8]) -> Result<Checkpoint, CheckpointError> {
+        let json = serde_json::from_slice(config_json).map_err(|source| ConfigError::Json {
+            file: "config.json",
+            source,
+        })?;
+        let config = ModelConfig::from_json(&json, None)?;
+        Ok(Checkpoint {
+            dir: PathBuf::from("(random)"),
+            random: Some(Random::new(config.common.quantization)),
+            config,
+            config_bytes: config_json.to_vec(),
+            shards: Vec::new(),
+            tensors: HashMap::new(),
             revision: OnceLock::new(),
         })
     }
@@ -70,7 +95,10 @@ impl Checkpoint {
 
     /// Whether there is a tensor of this full name.
     pub fn has(&self, tensor: &str) -> bool {
-        self.tensors.contains_key(tensor)
+        match &self.random {
+            Some(random) => random.has(tensor),
+            None => self.tensors.contains_key(tensor),
+        }
     }
 
     /// Full names of all tensors, in no particular order.
@@ -118,8 +146,8 @@ impl Checkpoint {
         cols: usize,
     ) -> Result<Matrix<'_>, CheckpointError> {
         let tensor = format!("{name}.weight");
-        let (info, bytes) = self.tensor(&tensor, &[rows, cols])?;
-        let data = match info.dtype {
+        let (dtype, bytes) = self.tensor(&tensor, &[rows, cols])?;
+        let data = match dtype {
             Dtype::F32 => MatrixData::F32(bytes),
             Dtype::F16 => MatrixData::F16(bytes),
             Dtype::BF16 => MatrixData::Bf16(bytes),
@@ -140,8 +168,8 @@ impl Checkpoint {
 
     /// The one-dimensional tensor of this full name (norms, biases) as float32, checked to be finite.
     pub fn vector(&self, tensor: &str, len: usize) -> Result<Vec<f32>, CheckpointError> {
-        let (info, bytes) = self.tensor(tensor, &[len])?;
-        let data = match info.dtype {
+        let (dtype, bytes) = self.tensor(tensor, &[len])?;
+        let data = match dtype {
             Dtype::F32 => MatrixData::F32(bytes),
             Dtype::F16 => MatrixData::F16(bytes),
             Dtype::BF16 => MatrixData::Bf16(bytes),
@@ -197,8 +225,8 @@ impl Checkpoint {
             });
         }
         let shape = [rows.div_ceil(fp8.block_rows), cols.div_ceil(fp8.block_cols)];
-        let (info, bytes) = self.tensor(&name, &shape)?;
-        let values = match info.dtype {
+        let (dtype, bytes) = self.tensor(&name, &shape)?;
+        let values = match dtype {
             Dtype::F32 => ScaleValues::F32(bytes),
             Dtype::F8_E8M0 => ScaleValues::Ue8m0(bytes),
             found => {
@@ -216,11 +244,10 @@ impl Checkpoint {
         })
     }
 
-    fn tensor(
-        &self,
-        tensor: &str,
-        shape: &[usize],
-    ) -> Result<(&TensorInfo, &[u8]), CheckpointError> {
+    fn tensor(&self, tensor: &str, shape: &[usize]) -> Result<(Dtype, &[u8]), CheckpointError> {
+        if let Some(random) = &self.random {
+            return Ok(random.tensor(tensor, shape));
+        }
         let missing = || CheckpointError::MissingTensor {
             tensor: tensor.to_string(),
         };
@@ -234,7 +261,7 @@ impl Checkpoint {
                 expected,
             });
         }
-        Ok((info, &shard.bytes()[info.start..info.end]))
+        Ok((info.dtype, &shard.bytes()[info.start..info.end]))
     }
 }
 
