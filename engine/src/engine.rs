@@ -17,7 +17,7 @@ use crate::{
     TokenOutput,
     config::LoadProgress,
     experts::moe_layers,
-    forward::{Forward, Slots},
+    forward::{Forward, Logits, Slots},
     pages::PagePool,
     sampling::Sampler,
     scheduler::{Limits, Scheduler},
@@ -44,7 +44,7 @@ pub struct Engine<B: Backend> {
     stalled: Option<usize>,
     batch: Batch,
     draft_batch: Batch,
-    logits: Vec<f32>,
+    logits: Logits,
 }
 
 impl<B: Backend> Engine<B> {
@@ -124,7 +124,7 @@ impl<B: Backend> Engine<B> {
             stalled: None,
             batch: Batch::default(),
             draft_batch: Batch::default(),
-            logits: Vec::new(),
+            logits: Logits::default(),
             model,
             config,
         })

@@ -9,6 +9,7 @@
 //! | [`exchange`] | that rows go to other ranks and come back | how |
 //! | [`experts`] | which experts a rank has in memory, and their load | why they are here |
 //! | [`engine`] | one step | sockets, gRPC, tokio |
+//! | [`rank_bench`] | passes of one rank of a large group, alone | requests |
 //!
 //! A caller submits [`Request`]s, calls [`Engine::step`] while there is work, and reads
 //! [`Event`]s. The same engine serves three kinds of requests: whole ones, the decode half of a
@@ -21,6 +22,7 @@ pub mod exchange;
 pub mod experts;
 pub mod forward;
 pub mod pages;
+pub mod rank_bench;
 pub mod request;
 pub mod sampling;
 pub mod scheduler;

@@ -35,6 +35,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Placed: Send;
     /// A [`RopeTable`] where ops read it.
     type Rope: Send + Sync;
+    /// This rank's place among devices that reach each other's memory; uninhabited where there are none.
+    type Exchange: Send;
 
     // --- set-up ---------------------------------------------------------------------------
 
@@ -123,10 +125,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn concat(&self, a: &Self::Tensor, b: &Self::Tensor, out: &mut Self::Tensor);
     /// `out[i] = x[rows[i]]`.
     fn gather(&self, x: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor);
+    /// The largest value of each current row of `x` and its lowest index; NaN where a row has one.
+    fn arg_max(&self, x: &Self::Tensor, out: &mut Vec<(u32, f32)>);
     /// Waits until everything that was asked for is done.
     fn wait(&self);
     /// Copies the current rows to the host, row-major, over what `out` held.
     fn read(&self, x: &Self::Tensor, out: &mut Vec<f32>);
+    /// Of these rows only.
+    fn read_rows(&self, x: &Self::Tensor, rows: &[usize], out: &mut Vec<f32>);
     /// Makes `rows` (whole rows, row-major) the rows of `out`.
     fn write(&self, rows: &[f32], out: &mut Self::Tensor);
     /// Current rows of `x`.
@@ -257,6 +263,43 @@ pub trait Backend: Send + Sync + Sized + 'static {
         routing: &Self::Routing,
         out: &mut Self::Tensor,
     );
+
+    // --- experts on devices that reach each other's memory ---------------------------------
+    //
+    // One turn, the same on every rank and in every MoE layer of a step, also where a rank has no rows:
+    // dispatch, serve, combine. Devices wait for each other; the host waits for none, and learns at the
+    // end whether all were there.
+
+    /// Starts a step. `first_row` is the number of its first row, which says what replicas it takes.
+    fn exchange_begin(&self, first_row: u32, exchange: &mut Self::Exchange);
+    /// Sends rows of `x` to the ranks of their experts.
+    fn exchange_dispatch(
+        &self,
+        layer: usize,
+        x: &Self::Tensor,
+        routing: &Self::Routing,
+        experts: &Self::Experts,
+        exchange: &mut Self::Exchange,
+    );
+    /// Computes what was sent here and sends it back.
+    fn exchange_serve(&self, experts: &Self::Experts, exchange: &mut Self::Exchange);
+    /// The sum of [`moe`](Self::moe), bit for bit, of what was sent back.
+    fn exchange_combine(
+        &self,
+        routing: &Self::Routing,
+        exchange: &mut Self::Exchange,
+        out: &mut Self::Tensor,
+    );
+    /// Waits for the device, and answers whether every peer was there in every turn since the start.
+    fn exchange_is_whole(&self, exchange: &Self::Exchange) -> bool;
+    /// Adds the pieces of work that were sent, `[layers][ranks]`, and computed here, `[layers]`, and starts
+    /// again from zero.
+    fn exchange_counts(
+        &self,
+        exchange: &mut Self::Exchange,
+        sent: &mut [u64],
+        computed: &mut [u64],
+    );
 }
 
 /// One row for one expert.
@@ -265,6 +308,31 @@ pub trait Backend: Send + Sync + Sized + 'static {
 pub struct Work {
     pub row: u32,
     pub slot: u32,
+}
+
+/// Sizes of a group whose devices exchange rows themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExchangeShape {
+    /// MoE layers.
+    pub layers: usize,
+    /// Logical experts a layer.
+    pub experts: usize,
+    pub ranks: usize,
+    /// Of a rank, in each layer.
+    pub slots: usize,
+    /// Most rows of a rank in a turn.
+    pub rows: usize,
+    pub per_token: usize,
+    pub hidden: usize,
+}
+
+/// Which replica of an expert a row takes, as devices look it up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReplicaTable {
+    /// `[layers][experts]`: where its replicas begin, how many they are, and where row 0 falls.
+    pub entries: Vec<[u32; 3]>,
+    /// Rank, slot, and up to where rows fall to it.
+    pub replicas: Vec<[u32; 3]>,
 }
 
 /// What setting up weights may cost whatever else runs on the device.

@@ -17,6 +17,8 @@ pub mod cpu;
 pub mod cuda;
 mod pages;
 
-pub use backend::{Backend, GateParams, KernelError, Pace, RopeTable, Stacked, Work};
+pub use backend::{
+    Backend, ExchangeShape, GateParams, KernelError, Pace, ReplicaTable, RopeTable, Stacked, Work,
+};
 pub use batch::{Batch, Segment};
 pub use pages::{FP8_BLOCK, KvDtype, PAGE_TOKENS, PageCopier, PageLayout, PageMemory};

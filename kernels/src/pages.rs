@@ -188,6 +188,20 @@ impl PageMemory {
         self.pages * self.layout.page_bytes()
     }
 
+    /// Puts these bytes into every page.
+    pub fn fill(&mut self, page: &[u8]) {
+        assert_eq!(page.len(), self.layout.page_bytes());
+        for number in 0..self.pages {
+            let to = self.page_ptr(number);
+            match self.device() {
+                // SAFETY: the whole of a page of that device, which nobody else holds.
+                Some((_, copier)) => unsafe { copier.write(page, to) },
+                // SAFETY: as above, here.
+                None => unsafe { to.copy_from_nonoverlapping(page.as_ptr(), page.len()) },
+            }
+        }
+    }
+
     /// First byte of `page`. Panics when out of range: page numbers come from the page manager.
     pub fn page_ptr(&self, page: usize) -> *mut u8 {
         assert!(page < self.pages, "page {page} of {}", self.pages);

@@ -6,6 +6,7 @@ use millrace_model::blocks::BLOCK_TOKENS;
 use super::Engine;
 use crate::{
     Event, Finish, FinishReason, Kind, PrefillPlace, PromptLogProbs, TokenOutput,
+    forward::Wanted,
     request::{Output, Start},
     sampling::{NotFinite, log_probs},
     scheduler::{Scheduler, Share},
@@ -23,6 +24,22 @@ pub(super) struct ShareResult {
     failed: bool,
 }
 
+/// What a token is chosen by.
+enum Row<'a> {
+    All(&'a mut [f32]),
+    Best((u32, f32)),
+}
+
+/// Whether the next tokens of a sequence are simply those with the largest logits.
+fn takes_the_best(sequence: &Sequence) -> bool {
+    let params = &sequence.sampling;
+    params.is_greedy()
+        && params.logprobs.is_none()
+        && params.logit_bias.is_empty()
+        && !params.has_penalties()
+        && sequence.output_tokens() >= params.min_tokens
+}
+
 impl<B: Backend> Engine<B> {
     /// Reads the logits that are wanted and samples from them.
     pub(super) fn sample(&mut self, shares: &[Share], events: &mut Vec<Event>) -> Vec<ShareResult> {
@@ -30,7 +47,12 @@ impl<B: Backend> Engine<B> {
         let wanted = self.wanted_rows(shares);
         let mut logits = std::mem::take(&mut self.logits);
         self.forward.logits(&wanted, &mut logits);
-        let mut rows = logits.chunks_exact_mut(vocab);
+        let mut values = logits.values.chunks_exact_mut(vocab);
+        let rows = wanted.iter().zip(&logits.best);
+        let mut rows = rows.map(|(wanted, best)| match wanted.all {
+            true => Row::All(values.next().expect("a row was read for each")),
+            false => Row::Best(*best),
+        });
         let mut results = Vec::with_capacity(shares.len());
         // Out of the scheduler while they are worked on: sampling needs the engine, too.
         let mut running = std::mem::take(&mut self.scheduler.running);
@@ -51,17 +73,20 @@ impl<B: Backend> Engine<B> {
         results
     }
 
-    /// Rows of the batch whose logits are read, in order.
-    fn wanted_rows(&self, shares: &[Share]) -> Vec<usize> {
+    /// Rows of the batch whose logits are wanted, in order.
+    fn wanted_rows(&self, shares: &[Share]) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         for (share, segment) in shares.iter().zip(&self.batch.segments) {
             let sequence = &self.scheduler.running[share.sequence];
             let rows = segment.rows.clone();
             let prompt = prompt_rows(sequence, share.tokens);
-            wanted.extend(rows.start..rows.start + prompt);
+            let all = |row| Wanted { row, all: true };
+            wanted.extend((rows.start..rows.start + prompt).map(all));
             if share.samples {
                 // The last known token's row, and the draft's.
-                wanted.extend(rows.start + share.tokens - 1..rows.end);
+                let rows = rows.start + share.tokens - 1..rows.end;
+                let all = !takes_the_best(sequence);
+                wanted.extend(rows.map(|row| Wanted { row, all }));
             }
         }
         wanted
@@ -71,7 +96,7 @@ impl<B: Backend> Engine<B> {
         &mut self,
         share: &Share,
         sequence: &mut Sequence,
-        rows: &mut impl Iterator<Item = &'a mut [f32]>,
+        rows: &mut impl Iterator<Item = Row<'a>>,
     ) -> ShareResult {
         let mut result = ShareResult {
             valid_rows: share.tokens,
@@ -79,7 +104,9 @@ impl<B: Backend> Engine<B> {
         };
         let start = sequence.computed;
         for position in start..start + prompt_rows(sequence, share.tokens) {
-            let row = rows.next().expect("a row was read for each");
+            let Some(Row::All(row)) = rows.next() else {
+                unreachable!("a row was read for each");
+            };
             let count = sequence.sampling.prompt_logprobs.unwrap_or(0);
             let probs = log_probs(row, sequence.tokens[position + 1], count);
             sequence.prompt_logprobs.push(PromptLogProbs {
@@ -91,7 +118,7 @@ impl<B: Backend> Engine<B> {
             return result;
         }
         let draft = sequence.draft.take();
-        let rows: Vec<&mut [f32]> = rows.take(1 + usize::from(share.draft)).collect();
+        let rows: Vec<Row<'a>> = rows.take(1 + usize::from(share.draft)).collect();
         self.counters.drafts += u64::from(share.draft);
         for (number, row) in rows.into_iter().enumerate() {
             let Ok(token) = self.choose(sequence, row) else {
@@ -115,7 +142,18 @@ impl<B: Backend> Engine<B> {
         result
     }
 
-    fn choose(&mut self, sequence: &Sequence, row: &mut [f32]) -> Result<TokenOutput, NotFinite> {
+    fn choose(&mut self, sequence: &Sequence, row: Row<'_>) -> Result<TokenOutput, NotFinite> {
+        let row = match row {
+            Row::All(row) => row,
+            Row::Best((id, value)) if value.is_finite() => {
+                return Ok(TokenOutput {
+                    id,
+                    logprob: None,
+                    top: Vec::new(),
+                });
+            }
+            Row::Best(_) => return Err(NotFinite),
+        };
         let params = &sequence.sampling;
         let index = sequence.output_tokens();
         let mut banned = Vec::new();

@@ -17,6 +17,8 @@ pub enum Ranks<'a, B: Backend> {
         first_row: u32,
         exchange: &'a mut dyn ExpertExchange<B>,
     },
+    /// On devices that reach each other's memory, and need no host between them.
+    Devices(&'a mut B::Exchange),
 }
 
 /// Buffers of one exchange; they grow to the largest and stay.

@@ -12,6 +12,8 @@ use crate::{EngineError, ExpertShelf, GroupRank, config::LoadProgress, experts::
 pub enum Slots<'a, B: Backend> {
     /// All, in order.
     All,
+    /// Those of a rank's slots, for good: its device exchanges rows with the others'.
+    Fixed(&'a GroupRank),
     /// Those of a rank's slots, by way of its shelf.
     OfRank(&'a ExpertShelf<B>, &'a GroupRank),
 }
@@ -21,7 +23,7 @@ impl<B: Backend> Slots<'_, B> {
     pub fn ranks(&self) -> usize {
         match self {
             Slots::All => 1,
-            Slots::OfRank(_, rank) => rank.placement.shape().ranks,
+            Slots::Fixed(rank) | Slots::OfRank(_, rank) => rank.placement.shape().ranks,
         }
     }
 }
@@ -51,10 +53,10 @@ impl<'a, B: Backend> Loader<'a, B> {
         }
     }
 
-    /// The shape of the group that the rank is in.
+    /// The shape of the group whose rows go by way of the host.
     pub fn group(&self) -> Option<Shape> {
         match self.slots {
-            Slots::All => None,
+            Slots::All | Slots::Fixed(_) => None,
             Slots::OfRank(_, group) => Some(group.placement.shape()),
         }
     }
@@ -122,15 +124,20 @@ impl<'a, B: Backend> Loader<'a, B> {
         } = self;
         let mut read = |bytes: usize| count(checkpoint, progress, done, bytes);
         let slots = match slots {
-            Slots::All => {
+            Slots::All | Slots::Fixed(_) => {
                 // Numbers of main layers are the same with or without an MTP layer behind them.
                 let source = ExpertSource::new(checkpoint.config(), true)?;
-                let load = |expert| {
-                    let place = (layer, expert);
+                let all: Vec<u32> = (0..source.experts as u32).collect();
+                let experts = match slots {
+                    Slots::Fixed(group) => group.placement.slots(layer, group.rank),
+                    _ => &all,
+                };
+                let load = |&expert: &u32| {
+                    let place = (layer, expert as usize);
                     let loaded = source.load(*backend, checkpoint, place, Pace::Full, &mut read);
                     loaded.map(Arc::new)
                 };
-                (0..source.experts).map(load).collect::<Result<_, _>>()?
+                experts.iter().map(load).collect::<Result<_, _>>()?
             }
             Slots::OfRank(shelf, group) => {
                 let experts = group.placement.slots(layer, group.rank);

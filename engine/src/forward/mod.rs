@@ -17,10 +17,7 @@ use millrace_model::{
     config::{CommonConfig, Family},
 };
 
-use crate::{
-    EngineConfig, EngineError, StepDropped, config::LoadProgress, experts::StepCounts,
-    sampling::arg_max,
-};
+use crate::{EngineConfig, EngineError, StepDropped, config::LoadProgress, experts::StepCounts};
 use deepseek::DeepSeek;
 use dense::Dense;
 use load::Loader;
@@ -29,7 +26,7 @@ pub use group::Ranks;
 pub use load::Slots;
 
 /// Rows whose logits are computed at a time: bounds a buffer of `rows x vocabulary`.
-const LOGIT_ROWS: usize = 64;
+const LOGIT_ROWS: usize = 256;
 
 /// A loaded model, ready to run batches of up to the rows it was loaded for.
 pub struct Forward<B: Backend> {
@@ -46,6 +43,22 @@ pub struct Forward<B: Backend> {
     layers: usize,
     row_values: usize,
     latent: usize,
+}
+
+/// A row whose logits are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    pub row: usize,
+    /// All of them, and not only the largest.
+    pub all: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Logits {
+    /// The largest of each wanted row, and its value; NaN where a row has one.
+    pub best: Vec<(u32, f32)>,
+    /// `[rows of which all are wanted, vocab]`.
+    pub values: Vec<f32>,
 }
 
 enum Body<B: Backend> {
@@ -192,16 +205,23 @@ impl<B: Backend> Forward<B> {
         }
     }
 
-    /// Logits of `rows` of the last [`run`](Self::run): `[rows.len(), vocab]` into `out`.
-    pub fn logits(&mut self, rows: &[usize], out: &mut Vec<f32>) {
-        out.clear();
-        let mut part = Vec::new();
-        for rows in rows.chunks(LOGIT_ROWS) {
-            self.backend.gather(&self.hidden, rows, &mut self.gathered);
+    /// What is wanted of the logits of rows of the last [`run`](Self::run), in their order: all logits of a
+    /// row only where they are asked for, because they take long to copy from a device.
+    pub fn logits(&mut self, rows: &[Wanted], out: &mut Logits) {
+        out.best.clear();
+        out.values.clear();
+        let (mut best, mut values) = (Vec::new(), Vec::new());
+        for wanted in rows.chunks(LOGIT_ROWS) {
+            let rows: Vec<usize> = wanted.iter().map(|wanted| wanted.row).collect();
+            self.backend.gather(&self.hidden, &rows, &mut self.gathered);
             self.backend
                 .apply(&self.head, &self.gathered, 0, &mut self.logits);
-            self.backend.read(&self.logits, &mut part);
-            out.append(&mut part);
+            self.backend.arg_max(&self.logits, &mut best);
+            out.best.append(&mut best);
+            let all = |(row, wanted): (usize, &Wanted)| wanted.all.then_some(row);
+            let rows: Vec<usize> = wanted.iter().enumerate().filter_map(all).collect();
+            self.backend.read_rows(&self.logits, &rows, &mut values);
+            out.values.append(&mut values);
         }
     }
 
@@ -224,7 +244,7 @@ impl<B: Backend> Forward<B> {
         let batch = &self.placed;
         body.run_mtp(backend, &self.embed, hidden, rows, batch, pages, ranks)?;
         let mut drafts = Vec::with_capacity(wanted.len());
-        let mut part = Vec::new();
+        let mut best = Vec::new();
         for wanted in wanted.chunks(LOGIT_ROWS) {
             let (hidden, head) = body.mtp_output();
             self.backend.gather(hidden, wanted, &mut self.gathered);
@@ -234,11 +254,8 @@ impl<B: Backend> Forward<B> {
                 0,
                 &mut self.logits,
             );
-            self.backend.read(&self.logits, &mut part);
-            drafts.extend(
-                part.chunks_exact(part.len() / wanted.len())
-                    .map(|row| arg_max(row).0),
-            );
+            self.backend.arg_max(&self.logits, &mut best);
+            drafts.extend(best.iter().map(|(token, _)| *token));
         }
         Ok(drafts)
     }

@@ -157,6 +157,12 @@ impl<B: Backend> Moe<B> {
                 space.counts.computed(layer, products);
                 group.combine(backend, layer, &space.routing, exchange, out)?;
             }
+            (Ranks::Devices(exchange), _) => {
+                backend.exchange_dispatch(layer, x, &space.routing, &self.experts, exchange);
+                self.run_shared(backend, x, &mut space.shared);
+                backend.exchange_serve(&self.experts, exchange);
+                backend.exchange_combine(&space.routing, exchange, out);
+            }
             _ => {
                 backend.moe(x, &space.routing, &self.experts, out);
                 let products = backend.rows(x) * per_token;

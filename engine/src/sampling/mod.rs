@@ -16,5 +16,4 @@ mod sampler;
 
 pub use logprobs::{LogProbs, log_probs};
 pub use params::SamplingParams;
-pub(crate) use sampler::arg_max;
 pub use sampler::{History, NotFinite, Sampler};

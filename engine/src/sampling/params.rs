@@ -53,7 +53,15 @@ impl Default for SamplingParams {
     }
 }
 
+/// Below this a temperature is greedy (vLLM's bound).
+const GREEDY_BELOW: f32 = 1e-5;
+
 impl SamplingParams {
+    /// Whether the token with the largest logit is taken.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature < GREEDY_BELOW
+    }
+
     /// Whether earlier tokens change a token's logits.
     pub fn has_penalties(&self) -> bool {
         self.repetition_penalty != 1.0

@@ -4,9 +4,6 @@ use std::collections::{HashMap, HashSet};
 
 use super::SamplingParams;
 
-/// Below this a temperature is greedy (vLLM's bound).
-const GREEDY_BELOW: f32 = 1e-5;
-
 /// The tokens before, as penalties see them. Kept only for requests that have penalties.
 #[derive(Debug, Clone, Default)]
 pub struct History {
@@ -75,7 +72,7 @@ impl Sampler {
         if !max.is_finite() {
             return Err(NotFinite);
         }
-        if params.temperature < GREEDY_BELOW {
+        if params.is_greedy() {
             return Ok(best);
         }
         self.weigh(logits, max, params);
@@ -159,7 +156,7 @@ fn penalise(logits: &mut [f32], params: &SamplingParams, history: &History) {
 }
 
 /// The largest value and its lowest index. NaN never wins.
-pub(crate) fn arg_max(values: &[f32]) -> (u32, f32) {
+fn arg_max(values: &[f32]) -> (u32, f32) {
     let mut best = (0, f32::NEG_INFINITY);
     for (index, &value) in values.iter().enumerate() {
         if value > best.1 {

@@ -132,6 +132,18 @@ impl Choice {
         self.layer(layer).pick(expert, row)
     }
 
+    /// What [`pick`](Self::pick) looks at, for a device that picks itself: of every expert of every layer where
+    /// its replicas begin, how many they are and where row 0 falls; and of every replica its rank, its
+    /// slot, and up to where rows fall to it. Row `r` falls `ROW * r` further than row 0.
+    pub fn words(&self) -> (Vec<[u32; 3]>, Vec<[u32; 3]>) {
+        let entries = self.entries.iter();
+        let replicas = self.replicas.iter();
+        (
+            entries.map(|e| [e.first, e.len, e.offset]).collect(),
+            replicas.map(|r| [r.rank, r.slot, r.upto]).collect(),
+        )
+    }
+
     /// # Panics
     /// There is no such layer.
     pub fn layer(&self, layer: usize) -> LayerChoice<'_> {

@@ -145,3 +145,16 @@ pub(super) unsafe fn store<S: Simd>(to: *mut f32, v: S::V, count: usize) {
         }
     }
 }
+/// The largest value and its lowest index; NaN if one is NaN.
+pub fn arg_max(values: &[f32]) -> (u32, f32) {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (index, &value) in values.iter().enumerate() {
+        if value.is_nan() {
+            return (index as u32, value);
+        }
+        if value > best.1 {
+            best = (index as u32, value);
+        }
+    }
+    best
+}

@@ -1,5 +1,6 @@
 //! The trait, op by op: shapes checked, outputs sized, rows handed to the code that computes them.
 
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ impl Backend for CpuBackend {
     type Tally = Tally;
     type Placed = Batch;
     type Rope = RopeTable;
+    type Exchange = Infallible;
 
     fn tensor(&self, rows: usize, cols: usize) -> Tensor {
         Tensor::new(rows, cols)
@@ -233,11 +235,25 @@ impl Backend for CpuBackend {
         self.each_row(out, |row, out| out.copy_from_slice(x.row(rows[row])));
     }
 
+    fn arg_max(&self, x: &Tensor, out: &mut Vec<(u32, f32)>) {
+        out.clear();
+        let rows = x.values().chunks_exact(x.cols());
+        out.extend(rows.map(elementwise::arg_max));
+    }
+
     fn wait(&self) {}
 
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) {
         out.clear();
         out.extend_from_slice(x.values());
+    }
+
+    fn read_rows(&self, x: &Tensor, rows: &[usize], out: &mut Vec<f32>) {
+        out.clear();
+        let values = x.values();
+        for row in rows {
+            out.extend_from_slice(&values[row * x.cols()..][..x.cols()]);
+        }
     }
 
     fn write(&self, rows: &[f32], out: &mut Tensor) {
@@ -473,5 +489,38 @@ impl Backend for CpuBackend {
         out.resize(routing.rows(), hidden);
         let (products, out) = (returned.values(), out.output(0));
         moe::combine(self.device(), products, places, routing, hidden, &out);
+    }
+
+    // There is none: processors of one machine share its memory as it is.
+
+    fn exchange_begin(&self, _: u32, exchange: &mut Infallible) {
+        match *exchange {}
+    }
+
+    fn exchange_dispatch(
+        &self,
+        _: usize,
+        _: &Tensor,
+        _: &Routing,
+        _: &Experts,
+        exchange: &mut Infallible,
+    ) {
+        match *exchange {}
+    }
+
+    fn exchange_serve(&self, _: &Experts, exchange: &mut Infallible) {
+        match *exchange {}
+    }
+
+    fn exchange_combine(&self, _: &Routing, exchange: &mut Infallible, _: &mut Tensor) {
+        match *exchange {}
+    }
+
+    fn exchange_is_whole(&self, exchange: &Infallible) -> bool {
+        match *exchange {}
+    }
+
+    fn exchange_counts(&self, exchange: &mut Infallible, _: &mut [u64], _: &mut [u64]) {
+        match *exchange {}
     }
 }

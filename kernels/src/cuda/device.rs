@@ -8,6 +8,7 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::error::{CudaError, Refused};
 use super::params;
+use crate::KernelError;
 
 /// Shared memory that a block may ask for on compute capability 9.0.
 const SHARED_BYTES: i32 = 227 << 10;
@@ -58,6 +59,7 @@ kernels! {
         add_f32: Add,
         add_bf16: Add,
         silu_mul: Silu,
+        arg_max: ArgMax,
         copy_rows: CopyRows,
         rotate: Rotate,
         write_latent: WriteLatent,
@@ -65,6 +67,13 @@ kernels! {
     }
     sm90_bf16_attention {
         attention: Attention,
+    }
+    sm90_bf16_exchange {
+        exchange_dispatch: ExchangeDispatch,
+        exchange_collect: ExchangeCollect,
+        exchange_gather: ExchangeGather,
+        exchange_respond: ExchangeRespond,
+        exchange_combine: ExchangeCombine,
     }
     sm90_bf16_gemm {
         gemm_16_bf16: Gemm,
@@ -178,6 +187,25 @@ impl Device {
 
     pub fn multiprocessors(&self) -> usize {
         self.multiprocessors
+    }
+
+    /// Lets kernels here write to `other`'s memory.
+    pub fn reach(&self, other: &Device) -> Result<(), KernelError> {
+        if self.context.ordinal() == other.context.ordinal() {
+            return Ok(());
+        }
+        self.bind();
+        // SAFETY: both contexts live as long as their devices.
+        let enabled = unsafe { sys::cuCtxEnablePeerAccess(other.context.cu_ctx(), 0) };
+        match enabled {
+            sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(()),
+            result => result.result().map_err(|error| {
+                let (from, to) = (self.context.ordinal(), other.context.ordinal());
+                KernelError::Device(format!(
+                    "cuda:{from} cannot reach the memory of cuda:{to}: {error}"
+                ))
+            }),
+        }
     }
 
     /// One that runs beside everything else.

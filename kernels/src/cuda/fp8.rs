@@ -157,6 +157,10 @@ pub struct Rows {
     pub x: Address,
     pub stride: usize,
     pub count: usize,
+    /// Where the device has their number, which is `count` at most; 0: it is `count`.
+    pub counted: Address,
+    /// About how many there are: what is best depends on it, and results do not.
+    pub likely: usize,
     pub cols: usize,
     /// Which row each is; 0: row by row.
     pub index: Address,
@@ -165,12 +169,16 @@ pub struct Rows {
 }
 
 /// Quantised rows.
+#[derive(Clone, Copy)]
 pub struct Quantised {
-    codes: Address,
-    scales: Address,
-    scale_stride: usize,
-    rows: usize,
-    cols: usize,
+    pub codes: Address,
+    /// `[cols / 128][scale_stride]`.
+    pub scales: Address,
+    pub scale_stride: usize,
+    pub rows: usize,
+    /// As in [`Rows`].
+    pub likely: usize,
+    pub cols: usize,
 }
 
 /// What they are multiplied with.
@@ -188,28 +196,40 @@ pub enum By<'a> {
 }
 
 impl Space {
-    pub fn quantise(&mut self, device: &Arc<Device>, rows: Rows) -> Quantised {
-        let Rows { count, cols, .. } = rows;
-        let scale_stride = count.next_multiple_of(4).max(SCALE_BOX);
-        let quantised = Quantised {
-            codes: self.codes.at_least(device, count * cols).address(),
+    /// Room for `rows` rows, whatever fills it.
+    pub fn room(
+        &mut self,
+        device: &Arc<Device>,
+        rows: usize,
+        likely: usize,
+        cols: usize,
+    ) -> Quantised {
+        let scale_stride = rows.next_multiple_of(4).max(SCALE_BOX);
+        Quantised {
+            codes: self.codes.at_least(device, rows * cols).address(),
             scales: self
                 .scales
                 .at_least(device, 4 * scale_stride * cols / BLOCK)
                 .address(),
             scale_stride,
-            rows: count,
+            rows,
+            likely,
             cols,
-        };
+        }
+    }
+
+    pub fn quantise(&mut self, device: &Arc<Device>, rows: Rows) -> Quantised {
+        let Rows { count, cols, .. } = rows;
+        let quantised = self.room(device, count, rows.likely, cols);
         let params = Fp8Quantize {
             x: rows.x,
             q: quantised.codes,
             scales: quantised.scales,
-            rows_ptr: 0,
+            rows_ptr: rows.counted,
             rows: count as u32,
             k: cols as u32,
             ldx: rows.stride as u32,
-            scale_ld: scale_stride as u32,
+            scale_ld: quantised.scale_stride as u32,
             index: rows.index,
         };
         let kernel = match rows.gated {
@@ -217,7 +237,12 @@ impl Space {
             false => &device.kernels.fp8_quantize,
         };
         let shape = Shape {
-            grid: [cols.div_ceil(256), count.div_ceil(32), 1],
+            // Blocks go on to further rows if there are more than is likely.
+            grid: [
+                cols.div_ceil(256),
+                count.min(2 * rows.likely).div_ceil(32),
+                1,
+            ],
             threads: 256,
             shared: 0,
         };
@@ -319,7 +344,7 @@ pub fn multiply(
     if x.rows == 0 {
         return;
     }
-    let form = form(like.outputs, like.inputs, x.rows, slots);
+    let form = form(like.outputs, like.inputs, x.likely, slots);
     let x_map = Map {
         data: x.codes,
         kind: Value::Byte,

@@ -11,6 +11,7 @@
 mod batch;
 mod device;
 mod error;
+mod exchange;
 mod expert;
 mod fp8;
 mod gemm;
@@ -33,6 +34,7 @@ use memory::{Memory, Scratch};
 
 pub use batch::Placed;
 pub use error::CudaError;
+pub use exchange::Exchange;
 pub use expert::{Expert, Experts};
 pub use moe::{Routing, Tally};
 pub use tensor::{Kind, Tensor};
@@ -48,6 +50,7 @@ pub struct CudaBackend {
 #[derive(Default)]
 struct Space {
     index: Scratch,
+    best: Scratch,
     moe: moe::Space,
     mla: mla::Space,
     fp8: fp8::Space,

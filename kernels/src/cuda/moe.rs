@@ -40,7 +40,9 @@ pub struct Space {
     gate_up: Scratch,
     act: Scratch,
     products: Scratch,
-    fp8: fp8::Space,
+    pub fp8: fp8::Space,
+    /// Between the two products.
+    fp8_act: fp8::Space,
     /// What the host says which piece is whose.
     work: Scratch,
 }
@@ -48,6 +50,10 @@ pub struct Space {
 /// What the slots are to compute.
 pub struct Pieces {
     pub count: usize,
+    /// Where the device has their number, which is `count` at most; 0: it is `count`.
+    pub counted: Address,
+    /// About how many there are: what is best depends on it, and results do not.
+    pub likely: usize,
     /// Words from one piece's slot to the next's.
     pub step: usize,
     pub slots: Address,
@@ -57,14 +63,18 @@ pub struct Pieces {
 }
 
 /// Pieces in the order of their slots.
-struct Sorted {
-    count: usize,
+pub struct Sorted {
+    pub count: usize,
+    pub likely: usize,
     slots: usize,
     /// The row of each.
-    rows: Address,
+    pub rows: Address,
     /// Where each went.
-    place: Address,
-    /// Where each slot's begin, `[slots + 1]`.
+    pub place: Address,
+    /// Of pieces computed at a time.
+    pub wave: usize,
+    pub waves: usize,
+    /// Where each slot's begin in each wave, `[waves][slots + 1]`.
     offsets: Address,
     /// Slots cut into tiles of `tile_rows`.
     tile_count: Address,
@@ -117,15 +127,13 @@ impl Tally {
 }
 
 /// Values from one row to the next.
-fn stride(cols: usize) -> usize {
+pub fn stride(cols: usize) -> usize {
     cols.next_multiple_of(8)
 }
 
-fn matrix(data: Address, cols: usize) -> params::Matrix {
-    params::Matrix {
-        data,
-        stride: stride(cols) as u64,
-    }
+fn rows_of(scratch: &mut Scratch, device: &Arc<Device>, rows: usize, stride: usize) -> Address {
+    let bytes = rows * stride * Kind::Bf16.bytes();
+    scratch.at_least(device, bytes).address()
 }
 
 impl Space {
@@ -134,6 +142,8 @@ impl Space {
         let address = self.work.upload(device, work);
         Pieces {
             count: work.len(),
+            counted: 0,
+            likely: work.len(),
             step: size_of::<Work>() / size_of::<u32>(),
             slots: address + std::mem::offset_of!(Work, slot) as u64,
             rows: address + std::mem::offset_of!(Work, row) as u64,
@@ -149,76 +159,131 @@ impl Space {
         pieces: &Pieces,
         experts: &Experts,
     ) -> Products {
-        let (hidden, inter) = (experts.hidden(), experts.inter());
-        let sorted = self.sort(device, pieces, experts.slots());
-        let rows_of = |scratch: &mut Scratch, cols: usize| {
-            let bytes = sorted.count * stride(cols) * Kind::Bf16.bytes();
-            scratch.at_least(device, bytes).address()
-        };
-        let gate_up = rows_of(&mut self.gate_up, 2 * inter);
-        let products = rows_of(&mut self.products, hidden);
-        match experts.forms() {
-            [Form::Fp8(first), Form::Fp8(second)] => {
+        let sorted = self.sort(device, pieces, experts.slots(), pieces.count);
+        let products = match experts.forms() {
+            [Form::Fp8(_), Form::Fp8(_)] => {
                 let rows = fp8::Rows {
                     x: x.address(),
                     stride: x.stride(),
                     count: sorted.count,
-                    cols: hidden,
+                    counted: 0,
+                    likely: sorted.likely,
+                    cols: experts.hidden(),
                     index: sorted.rows,
                     gated: false,
                 };
                 let rows = self.fp8.quantise(device, rows);
-                let by = by_slots(first, experts.tables()[0], &sorted);
-                fp8::multiply(device, &rows, by, gate_up, stride(2 * inter), Kind::Bf16);
-                let rows = fp8::Rows {
-                    x: gate_up,
-                    stride: stride(2 * inter),
-                    count: sorted.count,
-                    cols: inter,
-                    index: 0,
-                    gated: true,
-                };
-                let rows = self.fp8.quantise(device, rows);
-                let by = by_slots(second, experts.tables()[1], &sorted);
-                fp8::multiply(device, &rows, by, products, stride(hidden), Kind::Bf16);
+                self.narrow_products(device, rows, &sorted, 0, experts)
             }
-            [Form::Bf16(first), Form::Bf16(second)] => {
-                let act = matrix(rows_of(&mut self.act, inter), inter);
-                let wide = matrix(gate_up, 2 * inter);
-                let by = grouped(first, experts.tables()[0], &sorted, sorted.rows);
-                gemm::grouped(device, &by, x.matrix(), wide);
-                let silu = params::Silu {
-                    x: wide,
-                    out: act,
-                    width: inter as u32,
-                };
-                let shape = Shape::rows(sorted.count, inter);
-                // SAFETY: both buffers have as many rows of these widths.
-                unsafe { device.launch(&device.kernels.silu_mul, shape, &silu) };
-                let by = grouped(second, experts.tables()[1], &sorted, 0);
-                gemm::grouped(device, &by, act, matrix(products, hidden));
-            }
-            _ => unreachable!("an expert's matrices are of one form"),
-        }
+            _ => self.wide_products(device, x.matrix(), &sorted, experts),
+        };
         Products {
             products,
-            stride: stride(hidden),
+            stride: stride(experts.hidden()),
             place: sorted.place,
         }
     }
 
-    fn sort(&mut self, device: &Arc<Device>, pieces: &Pieces, slots: usize) -> Sorted {
+    /// Products in 8 bits of the sorted pieces of a wave, whose rows `x` are; `[sorted.wave, hidden]`.
+    pub fn narrow_products(
+        &mut self,
+        device: &Arc<Device>,
+        x: fp8::Quantised,
+        sorted: &Sorted,
+        wave: usize,
+        experts: &Experts,
+    ) -> Address {
+        let [Form::Fp8(first), Form::Fp8(second)] = experts.forms() else {
+            unreachable!("asked before");
+        };
+        let (hidden, inter) = (experts.hidden(), experts.inter());
+        let (count, wide) = (sorted.wave, stride(2 * inter));
+        let gate_up = rows_of(&mut self.gate_up, device, count, wide);
+        let products = rows_of(&mut self.products, device, count, stride(hidden));
+        let offsets = sorted.offsets + (4 * wave * (sorted.slots + 1)) as u64;
+        let by_slots = |like, [maps, scales]: [Address; 2]| fp8::By::Slots {
+            like,
+            maps,
+            scales,
+            offsets,
+            slots: sorted.slots,
+        };
+        let by = by_slots(first, experts.tables()[0]);
+        fp8::multiply(device, &x, by, gate_up, wide, Kind::Bf16);
+        let rows = fp8::Rows {
+            x: gate_up,
+            stride: wide,
+            count,
+            counted: offsets + 4 * sorted.slots as u64,
+            likely: x.likely,
+            cols: inter,
+            index: 0,
+            gated: true,
+        };
+        let rows = self.fp8_act.quantise(device, rows);
+        let by = by_slots(second, experts.tables()[1]);
+        fp8::multiply(device, &rows, by, products, stride(hidden), Kind::Bf16);
+        products
+    }
+
+    /// Products in bf16 of all sorted pieces, from the rows of `x` that they name; `[sorted.count, hidden]`.
+    pub fn wide_products(
+        &mut self,
+        device: &Arc<Device>,
+        x: params::Matrix,
+        sorted: &Sorted,
+        experts: &Experts,
+    ) -> Address {
+        let [Form::Bf16(first), Form::Bf16(second)] = experts.forms() else {
+            unreachable!("an expert's matrices are of one form");
+        };
+        assert_eq!(sorted.waves, 1, "tiles are of all pieces");
+        let (hidden, inter) = (experts.hidden(), experts.inter());
+        let matrix = |scratch: &mut Scratch, cols| params::Matrix {
+            data: rows_of(scratch, device, sorted.count, stride(cols)),
+            stride: stride(cols) as u64,
+        };
+        let gate_up = matrix(&mut self.gate_up, 2 * inter);
+        let act = matrix(&mut self.act, inter);
+        let products = matrix(&mut self.products, hidden);
+        let by = grouped(first, experts.tables()[0], sorted, sorted.rows);
+        gemm::grouped(device, &by, x, gate_up);
+        let silu = params::Silu {
+            x: gate_up,
+            out: act,
+            width: inter as u32,
+        };
+        let shape = Shape::rows(sorted.count, inter);
+        // SAFETY: both buffers have as many rows of these widths.
+        unsafe { device.launch(&device.kernels.silu_mul, shape, &silu) };
+        let by = grouped(second, experts.tables()[1], sorted, 0);
+        gemm::grouped(device, &by, act, products);
+        products.data
+    }
+
+    /// `wave`: how many pieces are to be computed at a time.
+    pub fn sort(
+        &mut self,
+        device: &Arc<Device>,
+        pieces: &Pieces,
+        slots: usize,
+        wave: usize,
+    ) -> Sorted {
         let count = pieces.count;
-        let tile_rows = gemm::tile_rows(count.div_ceil(slots));
+        let waves = count.div_ceil(wave.max(1)).max(1);
+        let tile_rows = gemm::tile_rows(pieces.likely.div_ceil(slots));
         let most_tiles = count / tile_rows + slots;
         let words =
             |scratch: &mut Scratch, count: usize| scratch.at_least(device, 4 * count).address();
         let sorted = Sorted {
             count,
+            likely: pieces.likely,
             slots,
+            wave,
+            waves,
             rows: words(&mut self.rows, count),
             place: words(&mut self.place, count),
-            offsets: words(&mut self.offsets, slots + 1),
+            offsets: words(&mut self.offsets, waves * (slots + 1)),
             tile_count: words(&mut self.tile_count, 1),
             tiles: words(&mut self.tiles, 3 * most_tiles),
             tile_rows,
@@ -230,7 +295,10 @@ impl Space {
             per_row: pieces.per_row as u32,
             count: count as u32,
             slots: slots as u32,
+            counted: pieces.counted,
             tile_rows: tile_rows as u32,
+            wave: wave as u32,
+            waves: waves as u32,
             rows: sorted.rows,
             place: sorted.place,
             tile_count: sorted.tile_count,
@@ -248,21 +316,6 @@ impl Space {
         // SAFETY: the pieces are where the caller says, and the rest was asked for in these sizes just now.
         unsafe { device.launch(&device.kernels.sort_by_slot, shape, &sort) };
         sorted
-    }
-}
-
-/// Tables of matrices in 8 bits are their maps and their scales.
-fn by_slots<'a>(
-    like: &'a fp8::Weights,
-    [maps, scales]: [Address; 2],
-    sorted: &Sorted,
-) -> fp8::By<'a> {
-    fp8::By::Slots {
-        like,
-        maps,
-        scales,
-        offsets: sorted.offsets,
-        slots: sorted.slots,
     }
 }
 

@@ -11,8 +11,8 @@ use super::moe::{Pieces, Products};
 use super::params;
 use super::weights::{Form, Weights};
 use super::{
-    CudaBackend, Embedding, Expert, Experts, HeadLinear, Kind, Linear, Placed, Rope, Routing,
-    Tally, Tensor, Vector, fp8, gemm, layer_of, mla,
+    CudaBackend, Embedding, Exchange, Expert, Experts, HeadLinear, Kind, Linear, Placed, Rope,
+    Routing, Tally, Tensor, Vector, fp8, gemm, layer_of, mla,
 };
 use crate::{
     Backend, Batch, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable, Stacked, Work,
@@ -33,6 +33,7 @@ impl Backend for CudaBackend {
     type Tally = Tally;
     type Placed = Placed;
     type Rope = Rope;
+    type Exchange = Exchange;
 
     fn tensor(&self, rows: usize, cols: usize) -> Tensor {
         Tensor::new(&self.device, rows, cols, Kind::Bf16)
@@ -220,6 +221,8 @@ impl Backend for CudaBackend {
                     x: x.address() + 2 * first_col as u64,
                     stride: x.stride(),
                     count: x.rows(),
+                    counted: 0,
+                    likely: x.rows(),
                     cols: inputs,
                     index: 0,
                     gated: false,
@@ -291,12 +294,42 @@ impl Backend for CudaBackend {
         self.copy(x, out, 0, rows.len(), index);
     }
 
+    fn arg_max(&self, x: &Tensor, out: &mut Vec<(u32, f32)>) {
+        assert_eq!(x.kind(), Kind::F32);
+        assert!(x.cols() > 0);
+        let space = &mut self.space().best;
+        let memory = space.at_least(&self.device, 8 * x.rows());
+        let params = params::ArgMax {
+            x: x.matrix(),
+            cols: x.cols() as u32,
+            out: memory.address(),
+        };
+        let shape = Shape {
+            grid: [x.rows(), 1, 1],
+            threads: 1024,
+            shared: 0,
+        };
+        // SAFETY: see above; there is a place for every row.
+        unsafe {
+            self.device
+                .launch(&self.device.kernels.arg_max, shape, &params)
+        };
+        let mut found = vec![[0u32; 2]; x.rows()];
+        memory.download(0, &mut found);
+        out.clear();
+        out.extend(found.iter().map(|best| (best[0], f32::from_bits(best[1]))));
+    }
+
     fn wait(&self) {
         self.device.wait();
     }
 
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) {
         x.read(out);
+    }
+
+    fn read_rows(&self, x: &Tensor, rows: &[usize], out: &mut Vec<f32>) {
+        x.read_rows(rows, out);
     }
 
     fn write(&self, rows: &[f32], out: &mut Tensor) {
@@ -600,6 +633,8 @@ impl Backend for CudaBackend {
         out.resize(x.rows(), experts.hidden());
         let pieces = Pieces {
             count: routing.choices(),
+            counted: 0,
+            likely: routing.choices(),
             step: 1,
             slots: routing.experts.address(),
             rows: 0,
@@ -637,6 +672,38 @@ impl Backend for CudaBackend {
         let places = self.space().index.upload(&self.device, places);
         let (products, stride) = (returned.address(), returned.stride());
         self.sum_products(products, stride, places, routing, out);
+    }
+
+    fn exchange_begin(&self, first_row: u32, exchange: &mut Exchange) {
+        exchange.begin(first_row);
+    }
+
+    fn exchange_dispatch(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        routing: &Routing,
+        experts: &Experts,
+        exchange: &mut Exchange,
+    ) {
+        let space = &mut self.space().fp8;
+        exchange.dispatch(&self.device, layer, x, routing, experts, space);
+    }
+
+    fn exchange_serve(&self, experts: &Experts, exchange: &mut Exchange) {
+        exchange.serve(&self.device, experts, &mut self.space().moe);
+    }
+
+    fn exchange_combine(&self, routing: &Routing, exchange: &mut Exchange, out: &mut Tensor) {
+        exchange.combine(&self.device, routing, out);
+    }
+
+    fn exchange_is_whole(&self, exchange: &Exchange) -> bool {
+        exchange.is_whole()
+    }
+
+    fn exchange_counts(&self, exchange: &mut Exchange, sent: &mut [u64], computed: &mut [u64]) {
+        exchange.take_counts(sent, computed);
     }
 }
 

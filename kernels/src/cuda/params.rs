@@ -90,6 +90,14 @@ pub struct Silu {
 
 #[derive(Clone, Copy)]
 #[repr(C)]
+pub struct ArgMax {
+    pub x: Matrix,
+    pub cols: u32,
+    pub out: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
 pub struct CopyRows {
     pub from: Address,
     pub from_stride: u64,
@@ -209,7 +217,10 @@ pub struct Sort {
     pub per_row: u32,
     pub count: u32,
     pub slots: u32,
+    pub counted: Address,
     pub tile_rows: u32,
+    pub wave: u32,
+    pub waves: u32,
     pub rows: Address,
     pub place: Address,
     pub tile_count: Address,
@@ -318,4 +329,98 @@ pub struct MlaMerge {
     pub merges: Address,
     pub count: Address,
     pub heads: u32,
+}
+
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Peer {
+    pub window: Address,
+    pub source: u32,
+    pub member: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Exchange {
+    pub peers: Address,
+    pub window: Address,
+    pub state: Address,
+    pub sent: Address,
+    pub timeout: u64,
+    pub counts: u64,
+    pub arrived: u64,
+    pub returned: u64,
+    pub rows_at: u64,
+    pub work_at: u64,
+    pub results_at: u64,
+    pub row_bytes: u64,
+    pub ranks: u32,
+    pub rows: u32,
+    pub per_token: u32,
+    pub cols: u32,
+    pub slots: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ExchangeDispatch {
+    pub exchange: Exchange,
+    pub entries: Address,
+    pub replicas: Address,
+    pub chosen: Address,
+    pub rows: u32,
+    pub scale_count: u32,
+    pub scale_stride: u32,
+    pub codes: Address,
+    pub code_stride: u64,
+    pub code_bytes: u64,
+    pub scales: Address,
+    pub sums: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ExchangeCollect {
+    pub exchange: Exchange,
+    pub slots: Address,
+    pub rows: Address,
+    pub homes: Address,
+    pub sum: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ExchangeGather {
+    pub exchange: Exchange,
+    pub rows: Address,
+    pub first: u32,
+    pub count: u32,
+    pub code_bytes: u32,
+    pub scale_count: u32,
+    pub codes: Address,
+    pub scales: Address,
+    pub scale_stride: u64,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ExchangeRespond {
+    pub exchange: Exchange,
+    pub products: Address,
+    pub stride: u64,
+    pub place: Address,
+    pub homes: Address,
+    pub first: u32,
+    pub count: u32,
+    pub last: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ExchangeCombine {
+    pub exchange: Exchange,
+    pub weights: Address,
+    pub rows: u32,
+    pub out: Address,
+    pub out_stride: u64,
 }

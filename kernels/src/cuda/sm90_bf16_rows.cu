@@ -104,6 +104,43 @@ extern "C" __global__ void silu_mul(const SiluParams p) {
   }
 }
 
+struct ArgMaxParams {
+  Matrix x;  // float32
+  uint32_t cols;
+  uint2* out;  // index, and the bits of the value
+};
+// A block a row. Of equal values the first; a NaN is larger than all else.
+extern "C" __global__ void __launch_bounds__(1024) arg_max(const ArgMaxParams p) {
+  __shared__ float values[32];
+  __shared__ uint32_t places[32];
+  const float* x = row_of<float>(p.x, blockIdx.x);
+  float value = -INFINITY;
+  uint32_t place = 0;
+  const auto see = [&](float other, uint32_t at) {
+    const bool larger = isnan(other) ? !isnan(value) || at < place : other > value || (other == value && at < place);
+    if (larger) {
+      value = other;
+      place = at;
+    }
+  };
+  for (uint32_t i = threadIdx.x; i < p.cols; i += blockDim.x) see(x[i], i);
+  for (int step = 16; step > 0; step /= 2) {
+    const float other = __shfl_xor_sync(~0u, value, step);
+    const uint32_t at = __shfl_xor_sync(~0u, place, step);
+    see(other, at);
+  }
+  const uint32_t warp = threadIdx.x / 32;
+  if (threadIdx.x % 32 == 0) {
+    values[warp] = value;
+    places[warp] = place;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (uint32_t w = 1; w < blockDim.x / 32; w++) see(values[w], places[w]);
+    p.out[blockIdx.x] = make_uint2(place, __float_as_uint(value));
+  }
+}
+
 struct CopyParams {
   const uint16_t* from;
   uint64_t from_stride;  // in units of two bytes, like all below

@@ -123,21 +123,32 @@ struct SortParams {
   uint32_t step;           // words from one piece's key (and row) to the next's
   uint32_t per_row;
   uint32_t count, slots;
+  const uint32_t* counted;  // the number of pieces, of at most `count`; without, `count`
   uint32_t tile_rows;
+  uint32_t wave, waves;  // sorted pieces are also cut into waves of so many
   uint32_t* rows;   // by slot, in order of the pieces' numbers: the row of each
   uint32_t* place;  // where each piece went
   uint32_t* tile_count;
   uint32_t* tiles;    // [count][3]: slot, first, end
-  uint32_t* offsets;  // [slots + 1]: where each slot's pieces begin
+  uint32_t* offsets;  // [waves][slots + 1]: where in each wave each slot's pieces begin
 };
+
+// Where a slot's pieces begin, in every wave.
+__device__ void put_offset(const SortParams& p, uint32_t slot, uint32_t at) {
+  for (uint32_t wave = 0; wave < p.waves; wave++) {
+    const uint32_t first = wave * p.wave;
+    p.offsets[wave * (p.slots + 1) + slot] = at > first ? min(at - first, p.wave) : 0;
+  }
+}
 
 // One block. Sorts by slot, keeping the order within one, and cuts slots into tiles. Each warp counts and later places a
 // run of its own, so the result depends on no race. Dynamic shared memory: warps x slots words.
 extern "C" __global__ void __launch_bounds__(1024) sort_by_slot(const SortParams p) {
   extern __shared__ uint32_t counts[];  // [warp][slot], then where the warp's run of that slot begins
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const uint32_t run = (p.count + warps * 32 - 1) / (warps * 32) * 32;
-  const uint32_t begin = min(warp * run, p.count), end = min(begin + run, p.count);
+  const uint32_t count = p.counted ? min(*p.counted, p.count) : p.count;
+  const uint32_t run = (count + warps * 32 - 1) / (warps * 32) * 32;
+  const uint32_t begin = min(warp * run, count), end = min(begin + run, count);
   for (uint32_t i = threadIdx.x; i < warps * p.slots; i += blockDim.x) counts[i] = 0;
   __syncthreads();
   uint32_t* mine = counts + warp * p.slots;
@@ -161,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(1024) sort_by_slot(const SortParams
       }
       uint32_t at = first + rows_to - total, tile = tiles + tiles_to - cut;
       const uint32_t slot_end = at + total;
-      if (slot < p.slots) p.offsets[slot] = at;
+      if (slot < p.slots) put_offset(p, slot, at);
       for (uint32_t row = at; row < slot_end; row += p.tile_rows, tile++) {
         p.tiles[3 * tile] = slot;
         p.tiles[3 * tile + 1] = row;
@@ -178,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(1024) sort_by_slot(const SortParams
     }
     if (lane == 0) {
       *p.tile_count = tiles;
-      p.offsets[p.slots] = first;
+      put_offset(p, p.slots, first);
     }
   }
   __syncthreads();

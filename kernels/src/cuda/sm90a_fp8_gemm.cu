@@ -1088,14 +1088,8 @@ __device__ __forceinline__ void unpack(uint4 v, float (&f)[8]) {
 
 // 32 rows x 256 columns a CTA of 8 warps; a warp has four rows, a lane eight columns.
 template <bool SILU>
-__device__ __forceinline__ void quantize(const Fp8QuantArgs &a) {
+__device__ __forceinline__ void quantize_rows(const Fp8QuantArgs &a, uint32_t row0, uint32_t rows, float (&scales)[2][32]) {
     constexpr uint32_t ROWS = 4;
-    __shared__ float scales[2][32];
-    let_next_start();
-    wait_for_earlier();
-    const uint32_t rows = a.rows_ptr ? min(*a.rows_ptr, a.rows) : a.rows;
-    const uint32_t row0 = blockIdx.y * 32;
-    if (row0 >= rows) return;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x & 31;
     const uint32_t col = blockIdx.x * 256 + lane * 8;
     const bool inside = col < a.k;
@@ -1144,6 +1138,18 @@ __device__ __forceinline__ void quantize(const Fp8QuantArgs &a) {
     if (threadIdx.x < 64) {
         const uint32_t half = threadIdx.x / 32, row = row0 + lane, kb = blockIdx.x * 2 + half;
         if (row < rows && kb < a.k / kBlockK) a.scales[size_t(kb) * a.scale_ld + row] = scales[half][lane];
+    }
+}
+
+template <bool SILU>
+__device__ __forceinline__ void quantize(const Fp8QuantArgs &a) {
+    __shared__ float scales[2][32];
+    let_next_start();
+    wait_for_earlier();
+    const uint32_t rows = a.rows_ptr ? min(*a.rows_ptr, a.rows) : a.rows;
+    for (uint32_t row0 = blockIdx.y * 32; row0 < rows; row0 += gridDim.y * 32) {
+        quantize_rows<SILU>(a, row0, rows, scales);
+        __syncthreads();  // the scales have been read
     }
 }
 

@@ -7,9 +7,9 @@ use millrace_model::config::{GateConfig, Scoring, TopkMethod};
 
 use super::*;
 
-struct Layer {
-    cpu: cpu::Experts,
-    cuda: cuda::Experts,
+pub struct Layer {
+    pub cpu: cpu::Experts,
+    pub cuda: cuda::Experts,
 }
 
 impl Pair {

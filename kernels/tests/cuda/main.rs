@@ -11,6 +11,7 @@
 
 mod attention;
 mod dense;
+mod exchange;
 mod experts;
 
 use half::bf16;

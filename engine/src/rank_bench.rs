@@ -1,0 +1,222 @@
+//! One rank's share of a large group, for measurements: its passes alone, without requests.
+
+use std::sync::Arc;
+
+use millrace_experts::{Choice, Epoch, Loads, Member, Placement, RankId, Shape};
+use millrace_kernels::{
+    Backend, Batch, ExchangeShape, KernelError, PAGE_TOKENS, PageMemory, ReplicaTable,
+};
+use millrace_model::{checkpoint::Checkpoint, config::ModelConfig};
+
+use crate::{
+    EngineConfig, EngineError, ExpertError, GroupRank,
+    config::LoadProgress,
+    experts::{moe_layers, shape},
+    forward::{Forward, Logits, Ranks, Slots, Wanted},
+};
+
+/// What the rank is and does.
+#[derive(Debug, Clone, Copy)]
+pub struct RankShape {
+    /// Ranks that the experts are spread over.
+    pub ranks: usize,
+    /// Replicas a layer besides one of each expert.
+    pub redundant: usize,
+    /// Sequences of a step of decoding.
+    pub batch: usize,
+    /// Tokens that each of them has.
+    pub context: usize,
+    /// Tokens of a chunk of prefill.
+    pub chunk: usize,
+    /// With the MTP layer: two rows a sequence, and its pass.
+    pub mtp: bool,
+}
+
+/// A loaded rank.
+pub struct RankBench<B: Backend> {
+    shape: RankShape,
+    backend: Arc<B>,
+    forward: Forward<B>,
+    pages: Arc<PageMemory>,
+    exchange: B::Exchange,
+    /// MoE layers.
+    layers: usize,
+    first_row: u32,
+    decode: Batch,
+    drafts: Batch,
+    prefill: Batch,
+}
+
+impl<B: Backend> RankBench<B> {
+    /// Rank 0 of a group whose every expert is asked for alike. `connect` gives it its peers.
+    pub fn load(
+        backend: B,
+        checkpoint: &Checkpoint,
+        shape: RankShape,
+        connect: impl FnOnce(&B, ExchangeShape, &ReplicaTable) -> Result<B::Exchange, KernelError>,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<RankBench<B>, EngineError> {
+        let backend = Arc::new(backend);
+        let model = checkpoint.config();
+        let rows = shape.chunk.max(shape.batch * if shape.mtp { 2 } else { 1 });
+        let tokens = shape.context.max(shape.chunk) + PAGE_TOKENS;
+        let each = tokens.div_ceil(PAGE_TOKENS);
+        let config = EngineConfig {
+            max_batch_tokens: rows,
+            max_running: shape.batch,
+            kv_pages: each * shape.batch,
+            mtp: shape.mtp,
+            ..EngineConfig::default()
+        };
+        let (group, table) = group(model, &shape)?;
+        let forward = Forward::load(
+            backend.clone(),
+            checkpoint,
+            &config,
+            rows,
+            tokens,
+            Slots::Fixed(&group),
+            progress,
+        )?;
+        let experts = group.placement.shape();
+        let per_token = moe_layers(model, shape.mtp).map_or(0, |(moe, _)| moe.experts_per_token);
+        let exchange = ExchangeShape {
+            layers: experts.layers,
+            experts: experts.experts,
+            ranks: experts.ranks,
+            slots: experts.slots,
+            rows,
+            per_token,
+            hidden: model.common.hidden_size,
+        };
+        let exchange = connect(&backend, exchange, &table)?;
+        let mut pages = forward.pages(config.kv_pages, config.kv_dtype)?;
+        fill(Arc::get_mut(&mut pages).expect("nobody else holds them yet"));
+        let batch = |sequences: usize, new: usize, begin: usize| {
+            let mut batch = Batch::default();
+            for sequence in 0..sequences {
+                let token =
+                    |at: usize| ((sequence * 7919 + at * 104_729) % model.common.vocab_size) as u32;
+                let tokens: Vec<u32> = (0..new).map(token).collect();
+                batch.push(
+                    &tokens,
+                    begin,
+                    (0..each as u32).map(|page| page + (sequence * each) as u32),
+                );
+            }
+            batch
+        };
+        let new = if shape.mtp { 2 } else { 1 };
+        Ok(RankBench {
+            decode: batch(shape.batch, new, shape.context),
+            drafts: batch(shape.batch, new, shape.context),
+            prefill: batch(1, shape.chunk, 0),
+            layers: experts.layers,
+            first_row: 0,
+            shape,
+            backend,
+            forward,
+            pages,
+            exchange,
+        })
+    }
+
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// One step of decoding, from tokens to tokens.
+    pub fn decode(&mut self) {
+        let rows = self.decode.rows();
+        let all: Vec<usize> = (0..rows).collect();
+        self.pass(Pass::Decode);
+        let best = |&row: &usize| Wanted { row, all: false };
+        let wanted: Vec<Wanted> = all.iter().map(best).collect();
+        self.forward.logits(&wanted, &mut Logits::default());
+        if self.shape.mtp {
+            let last: Vec<usize> = (1..rows).step_by(2).collect();
+            let mut ranks = Ranks::Devices(&mut self.exchange);
+            let drafts = self
+                .forward
+                .draft(&self.drafts, &all, &last, &self.pages, &mut ranks);
+            drafts.expect("devices drop no step midway");
+        }
+    }
+
+    /// One chunk of prefill.
+    pub fn prefill(&mut self) {
+        self.pass(Pass::Prefill);
+        self.forward.wait();
+    }
+
+    fn pass(&mut self, pass: Pass) {
+        let batch = match pass {
+            Pass::Decode => &self.decode,
+            Pass::Prefill => &self.prefill,
+        };
+        self.backend
+            .exchange_begin(self.first_row, &mut self.exchange);
+        self.first_row = self.first_row.wrapping_add(batch.rows() as u32);
+        let mut ranks = Ranks::Devices(&mut self.exchange);
+        let run = self.forward.run(batch, &self.pages, &mut ranks);
+        run.expect("devices drop no step midway");
+    }
+
+    /// Pieces of experts' work that were computed since the last call, `[layers]`; `None` if a peer was missing.
+    pub fn computed(&mut self) -> Option<Vec<u64>> {
+        let mut computed = vec![0; self.layers];
+        let mut sent = vec![0; self.layers * self.shape.ranks];
+        self.backend
+            .exchange_counts(&mut self.exchange, &mut sent, &mut computed);
+        self.backend
+            .exchange_is_whole(&self.exchange)
+            .then_some(computed)
+    }
+}
+
+enum Pass {
+    Decode,
+    Prefill,
+}
+
+/// The group's first placement, and which replicas rank 0 takes.
+fn group(model: &ModelConfig, bench: &RankShape) -> Result<(GroupRank, ReplicaTable), EngineError> {
+    let shape: Shape = shape(model, bench.mtp, bench.ranks, bench.redundant)?;
+    let placement = Arc::new(Placement::initial(shape).map_err(ExpertError::from)?);
+    let member = |rank| Member {
+        id: RankId {
+            rank,
+            incarnation: 1,
+        },
+        exchange: String::new(),
+        grpc: String::new(),
+    };
+    let epoch = Epoch {
+        number: 1,
+        reset: 1,
+        members: (0..bench.ranks).map(member).collect(),
+        expected: Arc::new(Loads {
+            experts: shape.experts,
+            counts: vec![1; shape.layers * shape.experts],
+        }),
+        placement: placement.clone(),
+    };
+    let (entries, replicas) = Choice::new(&epoch, 0).words();
+    let rank = GroupRank { placement, rank: 0 };
+    Ok((rank, ReplicaTable { entries, replicas }))
+}
+
+/// Puts numbers of a trained model's size into all pages: what is all zero costs a device less power.
+fn fill(pages: &mut PageMemory) {
+    let bytes = pages.layout().page_bytes();
+    // bf16 of either sign between 2^-7 and 4.
+    let mut state = 1u32;
+    let page: Vec<u8> = (0..bytes / 2)
+        .flat_map(|_| {
+            state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+            let bits = (state >> 16) as u16;
+            ((bits & 0x807f) | (0x3c00 + (bits >> 7 & 7) * 0x80)).to_le_bytes()
+        })
+        .collect();
+    pages.fill(&page);
+}
