@@ -2,10 +2,10 @@
 
 use std::{fmt::Write, time::Duration};
 
-use super::{BenchArgs, Timeline};
+use super::load::{LoadArgs, Timeline};
 
 /// The table that `millrace bench` prints.
-pub fn text(args: &BenchArgs, timelines: &[Timeline], wall: Duration) -> String {
+pub fn text(args: &LoadArgs, timelines: &[Timeline], wall: Duration) -> String {
     let tokens: usize = timelines.iter().map(Timeline::tokens).sum();
     let prompt_tokens = args.prompt_tokens * timelines.len();
     let mut out = format!(

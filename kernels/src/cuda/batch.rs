@@ -1,5 +1,6 @@
 //! A batch on the device: one word a row and field, and the page tables.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -66,6 +67,21 @@ impl Placed {
         let (positions, tables) = fields[self.rows..].split_at(self.rows);
         let rows = positions.iter().zip(tables).enumerate();
         rows.map(|(row, (position, table))| (row, *table as usize, *position as usize + 1))
+    }
+
+    /// Positions that all rows attend to together.
+    pub(super) fn attended(&self) -> usize {
+        self.rows_in_pages().map(|(_, _, count)| count).sum()
+    }
+
+    /// Positions that are read at least once: rows of one sequence share theirs.
+    pub(super) fn distinct_positions(&self) -> usize {
+        let mut most = HashMap::new();
+        for (_, table, count) in self.rows_in_pages() {
+            let known = most.entry(table).or_insert(0);
+            *known = count.max(*known);
+        }
+        most.values().sum()
     }
 
     pub(super) fn params(&self) -> Rows {

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
 use super::error::{CudaError, Refused};
 use super::params;
@@ -42,6 +42,15 @@ macro_rules! kernels {
                 Ok(Kernels {
                     $($($name: Function::load($file, stringify!($name))?,)*)*
                 })
+            }
+
+            /// Names, and the binaries that they are looked up in.
+            #[cfg(test)]
+            fn images() -> Vec<(&'static str, &'static [u8])> {
+                vec![$($((
+                    stringify!($name),
+                    &include_bytes!(concat!(env!("OUT_DIR"), "/", stringify!($file), ".cubin"))[..],
+                ),)*)*]
             }
         }
     };
@@ -223,6 +232,17 @@ impl Device {
         self.expect(self.context.bind_to_thread());
     }
 
+    /// One that will know when the stream reached it.
+    pub fn timed_mark(&self) -> CudaEvent {
+        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        self.expect(self.context.new_event(Some(flags)))
+    }
+
+    /// Puts a mark behind everything that was asked for.
+    pub fn reach_mark(&self, mark: &CudaEvent) {
+        self.expect(mark.record(&self.stream));
+    }
+
     /// After this everything that was asked for is done.
     pub fn wait(&self) {
         self.expect(self.stream.synchronize());
@@ -260,5 +280,20 @@ impl Device {
     /// longer be trusted, and the process has to start again.
     pub fn expect<T>(&self, result: Result<T, DriverError>) -> T {
         result.unwrap_or_else(|error| panic!("cuda:{} failed: {error}", self.context.ordinal()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_is_in_its_binary() {
+        for (name, image) in Kernels::images() {
+            // Symbols end with a zero byte.
+            let symbol = [b"\0", name.as_bytes(), b"\0"].concat();
+            let found = image.windows(symbol.len()).any(|bytes| bytes == symbol);
+            assert!(found, "{name}");
+        }
     }
 }

@@ -165,6 +165,11 @@ impl Exchange {
         }
     }
 
+    /// Pieces that this rank is likely to compute in the turn at hand.
+    pub(super) fn likely(&self) -> usize {
+        self.likely
+    }
+
     /// Starts a step whose first row has this number.
     pub(super) fn begin(&mut self, first_row: u32) {
         self.state.upload(4 * FIRST_ROW, &[first_row]);

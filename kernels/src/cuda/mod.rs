@@ -21,6 +21,7 @@ mod mla;
 mod moe;
 mod ops;
 mod params;
+mod profile;
 mod tensor;
 mod weights;
 
@@ -31,12 +32,14 @@ use cudarc::driver::result;
 use crate::{KvDtype, PageMemory, RopeTable};
 use device::{Device, Shape};
 use memory::{Memory, Scratch};
+use profile::Profile;
 
 pub use batch::Placed;
 pub use error::CudaError;
 pub use exchange::Exchange;
 pub use expert::{Expert, Experts};
 pub use moe::{Routing, Tally};
+pub use profile::{Measured, Peak};
 pub use tensor::{Kind, Tensor};
 pub use weights::{Embedding, HeadLinear, Linear, Vector};
 
@@ -45,6 +48,7 @@ pub struct CudaBackend {
     device: Arc<Device>,
     /// Of ops that need it; the engine runs one at a time.
     space: Mutex<Space>,
+    profile: Profile,
 }
 
 #[derive(Default)]
@@ -70,6 +74,7 @@ impl CudaBackend {
         Ok(CudaBackend {
             device: Device::open(ordinal)?,
             space: Mutex::default(),
+            profile: Profile::default(),
         })
     }
 

@@ -9,6 +9,7 @@ use super::device::Shape;
 use super::memory::{Copier, Memory};
 use super::moe::{Pieces, Products};
 use super::params;
+use super::profile::{Cost, Peak, bytes_of};
 use super::weights::{Form, Weights};
 use super::{
     CudaBackend, Embedding, Exchange, Expert, Experts, HeadLinear, Kind, Linear, Placed, Rope,
@@ -152,11 +153,13 @@ impl Backend for CudaBackend {
             Kind::F32 => &self.device.kernels.embed_f32,
             Kind::Bf16 => &self.device.kernels.embed_bf16,
         };
-        // SAFETY: see above; tokens are of the vocabulary, which the engine checks.
-        unsafe {
-            self.device
-                .launch(kernel, Shape::rows(out.rows(), out.cols()), &params)
-        };
+        self.moved("embedding", 2 * bytes_of(out), || {
+            // SAFETY: see above; tokens are of the vocabulary, which the engine checks.
+            unsafe {
+                self.device
+                    .launch(kernel, Shape::rows(out.rows(), out.cols()), &params)
+            }
+        });
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Vector, eps: f32, out: &mut Tensor) {
@@ -200,18 +203,26 @@ impl Backend for CudaBackend {
             grid: [x.rows(), heads, 1],
             ..Shape::rows(x.rows(), width)
         };
-        // SAFETY: see above.
-        unsafe {
-            self.device
-                .launch(&self.device.kernels.head_rms_norm, shape, &params)
-        };
+        self.moved("norm of heads", 2 * 2 * x.rows() * heads * width, || {
+            // SAFETY: see above.
+            unsafe {
+                self.device
+                    .launch(&self.device.kernels.head_rms_norm, shape, &params)
+            }
+        });
     }
 
     fn apply(&self, w: &Linear, x: &Tensor, first_col: usize, out: &mut Tensor) {
-        let inputs = w.weights.inputs();
+        let (inputs, outputs) = (w.weights.inputs(), w.weights.outputs());
         assert!(first_col + inputs <= x.cols());
-        out.resize(x.rows(), w.weights.outputs());
-        match &w.weights {
+        out.resize(x.rows(), outputs);
+        let cost = || Cost {
+            what: format!("product {outputs} x {inputs}"),
+            bytes: (w.weights.bytes() + 2 * x.rows() * inputs + bytes_of(out)) as f64,
+            flops: 2.0 * (x.rows() * inputs * outputs) as f64,
+            peak: w.weights.peak(),
+        };
+        self.measured(cost, || match &w.weights {
             Form::Bf16(weights) => {
                 gemm::linear(&self.device, weights, w.bias.as_ref(), x, first_col, out);
             }
@@ -238,7 +249,7 @@ impl Backend for CudaBackend {
                     out.kind(),
                 );
             }
-        }
+        });
     }
 
     fn add(&self, out: &mut Tensor, delta: &Tensor) {
@@ -255,11 +266,13 @@ impl Backend for CudaBackend {
             Kind::F32 => &self.device.kernels.add_f32,
             Kind::Bf16 => &self.device.kernels.add_bf16,
         };
-        // SAFETY: see above.
-        unsafe {
-            self.device
-                .launch(kernel, Shape::rows(out.rows(), out.cols()), &params)
-        };
+        self.moved("add", 2 * bytes_of(out) + bytes_of(delta), || {
+            // SAFETY: see above.
+            unsafe {
+                self.device
+                    .launch(kernel, Shape::rows(out.rows(), out.cols()), &params)
+            }
+        });
     }
 
     fn silu_mul(&self, x: &Tensor, out: &mut Tensor) {
@@ -271,12 +284,14 @@ impl Backend for CudaBackend {
             out: out.matrix(),
             width: width as u32,
         };
-        // SAFETY: see above.
-        unsafe {
-            let shape = Shape::rows(x.rows(), width);
-            self.device
-                .launch(&self.device.kernels.silu_mul, shape, &params)
-        };
+        self.moved("silu and product", bytes_of(x) + bytes_of(out), || {
+            // SAFETY: see above.
+            unsafe {
+                let shape = Shape::rows(x.rows(), width);
+                self.device
+                    .launch(&self.device.kernels.silu_mul, shape, &params)
+            }
+        });
     }
 
     fn concat(&self, a: &Tensor, b: &Tensor, out: &mut Tensor) {
@@ -309,11 +324,13 @@ impl Backend for CudaBackend {
             threads: 1024,
             shared: 0,
         };
-        // SAFETY: see above; there is a place for every row.
-        unsafe {
-            self.device
-                .launch(&self.device.kernels.arg_max, shape, &params)
-        };
+        self.moved("largest logit", bytes_of(x), || {
+            // SAFETY: see above; there is a place for every row.
+            unsafe {
+                self.device
+                    .launch(&self.device.kernels.arg_max, shape, &params)
+            }
+        });
         let mut found = vec![[0u32; 2]; x.rows()];
         memory.download(0, &mut found);
         out.clear();
@@ -372,11 +389,13 @@ impl Backend for CudaBackend {
             shared: 4 * width,
             ..Shape::rows(batch.rows(), width)
         };
-        // SAFETY: see above; the engine holds these pages for writing.
-        unsafe {
-            self.device
-                .launch(&self.device.kernels.write_latent, shape, &params)
-        };
+        self.moved("cache rows", 2 * 2 * batch.rows() * width, || {
+            // SAFETY: see above; the engine holds these pages for writing.
+            unsafe {
+                self.device
+                    .launch(&self.device.kernels.write_latent, shape, &params)
+            }
+        });
     }
 
     fn absorb_query(
@@ -392,7 +411,8 @@ impl Backend for CudaBackend {
         let (from, to) = (nope + rope.dim, latent + rope.dim);
         assert_eq!(q.cols(), heads * from);
         out.resize(q.rows(), heads * to);
-        gemm::heads(&self.device, w_uk, q, from, out, to);
+        let cost = || heads_cost("absorbed queries", w_uk, q, out);
+        self.measured(cost, || gemm::heads(&self.device, w_uk, q, from, out, to));
         let params = params::Rotate {
             from: q.matrix(),
             to: out.matrix(),
@@ -422,8 +442,18 @@ impl Backend for CudaBackend {
         assert_eq!((q.rows(), q.cols()), (batch.rows(), heads * key_dim));
         out.resize(q.rows(), heads * latent);
         if mla::takes(&pages.layout(), heads, latent) {
+            let cost = || Cost {
+                what: "latent attention".to_owned(),
+                bytes: (batch.distinct_positions() * pages.layout().row_bytes()
+                    + bytes_of(q)
+                    + bytes_of(out)) as f64,
+                flops: 2.0 * (heads * (key_dim + latent) * batch.attended()) as f64,
+                peak: Peak::Bf16,
+            };
             let mla = &mut self.space().mla;
-            return mla.attend(&self.device, q, heads, scale, batch, pages, layer, out);
+            return self.measured(cost, || {
+                mla.attend(&self.device, q, heads, scale, batch, pages, layer, out);
+            });
         }
         let params = params::Attention {
             q: q.address(),
@@ -447,7 +477,8 @@ impl Backend for CudaBackend {
         let (from, to) = (w.weights.inputs, w.outputs());
         assert_eq!(x.cols(), w.heads * from);
         out.resize(x.rows(), w.heads * to);
-        gemm::heads(&self.device, w, x, from, out, to);
+        let cost = || heads_cost("values of heads", w, x, out);
+        self.measured(cost, || gemm::heads(&self.device, w, x, from, out, to));
     }
 
     fn rope(
@@ -580,11 +611,13 @@ impl Backend for CudaBackend {
             threads: 32,
             shared: 8 * experts,
         };
-        // SAFETY: see above.
-        unsafe {
-            self.device
-                .launch(&self.device.kernels.route, shape, &params)
-        };
+        self.moved("choice of experts", bytes_of(logits), || {
+            // SAFETY: see above.
+            unsafe {
+                self.device
+                    .launch(&self.device.kernels.route, shape, &params)
+            }
+        });
     }
 
     fn read_routing(&self, routing: &Routing, out: &mut Vec<(u32, f32)>) {
@@ -608,11 +641,13 @@ impl Backend for CudaBackend {
             threads: 256,
             shared: 0,
         };
-        // SAFETY: see above; experts that were chosen are among those that are counted.
-        unsafe {
-            self.device
-                .launch(&self.device.kernels.count_choices, shape, &params)
-        };
+        self.moved("counts of choices", 4 * routing.choices(), || {
+            // SAFETY: see above; experts that were chosen are among those that are counted.
+            unsafe {
+                self.device
+                    .launch(&self.device.kernels.count_choices, shape, &params)
+            }
+        });
     }
 
     fn take_tally(&self, tally: &mut Tally, sums: &mut [u64]) {
@@ -687,15 +722,23 @@ impl Backend for CudaBackend {
         exchange: &mut Exchange,
     ) {
         let space = &mut self.space().fp8;
-        exchange.dispatch(&self.device, layer, x, routing, experts, space);
+        self.moved("dispatch", 2 * bytes_of(x), || {
+            exchange.dispatch(&self.device, layer, x, routing, experts, space);
+        });
     }
 
     fn exchange_serve(&self, experts: &Experts, exchange: &mut Exchange) {
-        exchange.serve(&self.device, experts, &mut self.space().moe);
+        let likely = exchange.likely();
+        let cost = || experts_cost("experts, with their rows' way", experts, likely);
+        let space = &mut self.space().moe;
+        self.measured(cost, || exchange.serve(&self.device, experts, space));
     }
 
     fn exchange_combine(&self, routing: &Routing, exchange: &mut Exchange, out: &mut Tensor) {
-        exchange.combine(&self.device, routing, out);
+        let bytes = 2 * routing.choices() * out.cols();
+        self.moved("combine", bytes, || {
+            exchange.combine(&self.device, routing, out)
+        });
     }
 
     fn exchange_is_whole(&self, exchange: &Exchange) -> bool {
@@ -704,6 +747,32 @@ impl Backend for CudaBackend {
 
     fn exchange_counts(&self, exchange: &mut Exchange, sent: &mut [u64], computed: &mut [u64]) {
         exchange.take_counts(sent, computed);
+    }
+}
+
+fn heads_cost(what: &str, w: &HeadLinear, x: &Tensor, out: &Tensor) -> Cost {
+    let (inputs, outputs) = (w.weights.inputs, w.outputs());
+    let weights = 2 * w.heads * inputs * outputs;
+    let rows = 2 * x.rows() * w.heads * (inputs + outputs);
+    debug_assert_eq!(x.rows(), out.rows());
+    Cost {
+        what: what.to_owned(),
+        bytes: (weights + rows) as f64,
+        flops: 2.0 * (x.rows() * w.heads * inputs * outputs) as f64,
+        peak: Peak::Bf16,
+    }
+}
+
+/// Of `pieces` pieces over all slots.
+fn experts_cost(what: &str, experts: &Experts, pieces: usize) -> Cost {
+    let [first, second] = experts.forms();
+    let values = 3 * experts.hidden() * experts.inter();
+    Cost {
+        what: what.to_owned(),
+        bytes: (experts.slots() * (first.bytes() + second.bytes())
+            + 2 * 2 * pieces * experts.hidden()) as f64,
+        flops: 2.0 * (pieces * values) as f64,
+        peak: first.peak(),
     }
 }
 
@@ -734,11 +803,19 @@ impl CudaBackend {
             (Kind::Bf16, Kind::F32) => &kernels.rms_norm_bf16_f32,
             (Kind::Bf16, Kind::Bf16) => &kernels.rms_norm_bf16_bf16,
         };
-        // SAFETY: see above.
-        unsafe {
-            self.device
-                .launch(kernel, Shape::rows(x.rows(), x.cols()), &params)
-        };
+        self.moved(
+            "norm",
+            bytes_of(x) * (1 + usize::from(delta.is_some()))
+                + delta.map_or(0, bytes_of)
+                + bytes_of(out),
+            || {
+                // SAFETY: see above.
+                unsafe {
+                    self.device
+                        .launch(kernel, Shape::rows(x.rows(), x.cols()), &params)
+                }
+            },
+        );
     }
 
     /// Whole rows of `x`, or those at `index`, into columns `first ..` of `out`.
@@ -758,21 +835,25 @@ impl CudaBackend {
 
     fn copy_rows(&self, params: &params::CopyRows, rows: usize) {
         let shape = Shape::rows(rows, params.count as usize);
-        // SAFETY: callers have sized both sides.
-        unsafe {
-            self.device
-                .launch(&self.device.kernels.copy_rows, shape, params)
-        };
+        self.moved("copy of rows", 4 * rows * params.count as usize, || {
+            // SAFETY: callers have sized both sides.
+            unsafe {
+                self.device
+                    .launch(&self.device.kernels.copy_rows, shape, params)
+            }
+        });
     }
 
     fn rotate(&self, params: &params::Rotate, batch: &Placed) {
         let pairs = params.heads as usize * params.rope.dim as usize / 2;
-        // SAFETY: callers have sized both sides.
-        unsafe {
-            let shape = Shape::rows(batch.rows(), pairs);
-            self.device
-                .launch(&self.device.kernels.rotate, shape, params)
-        };
+        self.moved("rotation", 2 * 2 * 2 * batch.rows() * pairs, || {
+            // SAFETY: callers have sized both sides.
+            unsafe {
+                let shape = Shape::rows(batch.rows(), pairs);
+                self.device
+                    .launch(&self.device.kernels.rotate, shape, params)
+            }
+        });
     }
 
     /// `width`: values of a position that a key head needs.

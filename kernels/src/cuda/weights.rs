@@ -9,6 +9,7 @@ use super::device::Device;
 use super::fp8;
 use super::memory::Memory;
 use super::params;
+use super::profile::Peak;
 use crate::{KernelError, Stacked};
 
 const WHAT: &str = "weights";
@@ -144,6 +145,21 @@ impl Form {
         match self {
             Form::Bf16(weights) => weights.inputs,
             Form::Fp8(weights) => weights.inputs,
+        }
+    }
+
+    /// In device memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Form::Bf16(weights) => Weights::len_of(weights.outputs, weights.inputs),
+            Form::Fp8(weights) => fp8::Weights::len_of(weights.outputs, weights.inputs),
+        }
+    }
+
+    pub fn peak(&self) -> Peak {
+        match self {
+            Form::Bf16(_) => Peak::Bf16,
+            Form::Fp8(_) => Peak::Fp8,
         }
     }
 }
