@@ -38,7 +38,8 @@ pub struct RankBench<B: Backend> {
     backend: Arc<B>,
     forward: Forward<B>,
     pages: Arc<PageMemory>,
-    exchange: B::Exchange,
+    /// Of workers that decode, and of workers that prefill: windows are as large as their batches.
+    exchanges: [B::Exchange; 2],
     /// MoE layers.
     layers: usize,
     first_row: u32,
@@ -53,12 +54,13 @@ impl<B: Backend> RankBench<B> {
         backend: B,
         checkpoint: &Checkpoint,
         shape: RankShape,
-        connect: impl FnOnce(&B, ExchangeShape, &ReplicaTable) -> Result<B::Exchange, KernelError>,
+        connect: impl Fn(&B, ExchangeShape, &ReplicaTable) -> Result<B::Exchange, KernelError>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<RankBench<B>, EngineError> {
         let backend = Arc::new(backend);
         let model = checkpoint.config();
-        let rows = shape.chunk.max(shape.batch * if shape.mtp { 2 } else { 1 });
+        let new = if shape.mtp { 2 } else { 1 };
+        let rows = shape.chunk.max(shape.batch * new);
         let tokens = shape.context.max(shape.chunk) + PAGE_TOKENS;
         let each = tokens.div_ceil(PAGE_TOKENS);
         let config = EngineConfig {
@@ -85,11 +87,18 @@ impl<B: Backend> RankBench<B> {
             experts: experts.experts,
             ranks: experts.ranks,
             slots: experts.slots,
-            rows,
+            rows: shape.batch * new,
             per_token,
             hidden: model.common.hidden_size,
         };
-        let exchange = connect(&backend, exchange, &table)?;
+        let of_prefill = ExchangeShape {
+            rows: shape.chunk.max(1),
+            ..exchange
+        };
+        let exchanges = [
+            connect(&backend, exchange, &table)?,
+            connect(&backend, of_prefill, &table)?,
+        ];
         let mut pages = forward.pages(config.kv_pages, config.kv_dtype)?;
         fill(Arc::get_mut(&mut pages).expect("nobody else holds them yet"));
         let batch = |sequences: usize, new: usize, begin: usize| {
@@ -106,7 +115,6 @@ impl<B: Backend> RankBench<B> {
             }
             batch
         };
-        let new = if shape.mtp { 2 } else { 1 };
         Ok(RankBench {
             decode: batch(shape.batch, new, shape.context),
             drafts: batch(shape.batch, new, shape.context),
@@ -117,7 +125,7 @@ impl<B: Backend> RankBench<B> {
             backend,
             forward,
             pages,
-            exchange,
+            exchanges,
         })
     }
 
@@ -135,7 +143,7 @@ impl<B: Backend> RankBench<B> {
         self.forward.logits(&wanted, &mut Logits::default());
         if self.shape.mtp {
             let last: Vec<usize> = (1..rows).step_by(2).collect();
-            let mut ranks = Ranks::Devices(&mut self.exchange);
+            let mut ranks = Ranks::Devices(&mut self.exchanges[Pass::Decode as usize]);
             let drafts = self
                 .forward
                 .draft(&self.drafts, &all, &last, &self.pages, &mut ranks);
@@ -154,10 +162,10 @@ impl<B: Backend> RankBench<B> {
             Pass::Decode => &self.decode,
             Pass::Prefill => &self.prefill,
         };
-        self.backend
-            .exchange_begin(self.first_row, &mut self.exchange);
+        let exchange = &mut self.exchanges[pass as usize];
+        self.backend.exchange_begin(self.first_row, exchange);
         self.first_row = self.first_row.wrapping_add(batch.rows() as u32);
-        let mut ranks = Ranks::Devices(&mut self.exchange);
+        let mut ranks = Ranks::Devices(exchange);
         let run = self.forward.run(batch, &self.pages, &mut ranks);
         run.expect("devices drop no step midway");
     }
@@ -166,14 +174,17 @@ impl<B: Backend> RankBench<B> {
     pub fn computed(&mut self) -> Option<Vec<u64>> {
         let mut computed = vec![0; self.layers];
         let mut sent = vec![0; self.layers * self.shape.ranks];
-        self.backend
-            .exchange_counts(&mut self.exchange, &mut sent, &mut computed);
-        self.backend
-            .exchange_is_whole(&self.exchange)
-            .then_some(computed)
+        let mut whole = true;
+        for exchange in &mut self.exchanges {
+            self.backend
+                .exchange_counts(exchange, &mut sent, &mut computed);
+            whole &= self.backend.exchange_is_whole(exchange);
+        }
+        whole.then_some(computed)
     }
 }
 
+#[derive(Debug, Clone, Copy)]
 enum Pass {
     Decode,
     Prefill,

@@ -283,11 +283,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     );
     /// Computes what was sent here and sends it back.
     fn exchange_serve(&self, experts: &Self::Experts, exchange: &mut Self::Exchange);
-    /// The sum of [`moe`](Self::moe), bit for bit, of what was sent back.
+    /// The sum of [`moe`](Self::moe), bit for bit, of what was sent back; then [`add`](Self::add)s `more`.
     fn exchange_combine(
         &self,
         routing: &Self::Routing,
         exchange: &mut Self::Exchange,
+        more: Option<&Self::Tensor>,
         out: &mut Self::Tensor,
     );
     /// Waits for the device, and answers whether every peer was there in every turn since the start.

@@ -161,7 +161,9 @@ impl<B: Backend> Moe<B> {
                 backend.exchange_dispatch(layer, x, &space.routing, &self.experts, exchange);
                 self.run_shared(backend, x, &mut space.shared);
                 backend.exchange_serve(&self.experts, exchange);
-                backend.exchange_combine(&space.routing, exchange, out);
+                let more = space.shared.as_ref().map(|(_, delta)| delta);
+                backend.exchange_combine(&space.routing, exchange, more, out);
+                return Ok(());
             }
             _ => {
                 backend.moe(x, &space.routing, &self.experts, out);

@@ -512,7 +512,13 @@ impl Backend for CpuBackend {
         match *exchange {}
     }
 
-    fn exchange_combine(&self, _: &Routing, exchange: &mut Infallible, _: &mut Tensor) {
+    fn exchange_combine(
+        &self,
+        _: &Routing,
+        exchange: &mut Infallible,
+        _: Option<&Tensor>,
+        _: &mut Tensor,
+    ) {
         match *exchange {}
     }
 

@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <stdint.h>
+#include "launch.cuh"
 
 typedef __nv_bfloat16 bf16;
 

@@ -61,13 +61,19 @@ kernels! {
         embed_f32: Embed,
         embed_bf16: Embed,
         rms_norm_f32_f32: Norm,
+        rms_norm_f32_f32_wide: Norm,
         rms_norm_f32_bf16: Norm,
+        rms_norm_f32_bf16_wide: Norm,
         rms_norm_bf16_f32: Norm,
+        rms_norm_bf16_f32_wide: Norm,
         rms_norm_bf16_bf16: Norm,
+        rms_norm_bf16_bf16_wide: Norm,
         head_rms_norm: HeadNorm,
+        head_rms_norm_wide: HeadNorm,
         add_f32: Add,
         add_bf16: Add,
         silu_mul: Silu,
+        silu_mul_wide: Silu,
         arg_max: ArgMax,
         copy_rows: CopyRows,
         rotate: Rotate,
@@ -260,19 +266,37 @@ impl Device {
         }
         self.bind();
         let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
-        let (block, shared) = ((shape.threads as u32, 1, 1), shape.shared as u32);
+        // Kernels wait for those before them themselves (`launch.cuh`), so this one may be made ready meanwhile.
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: shape.threads as u32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shape.shared as u32,
+            hStream: self.stream(),
+            attrs: &raw mut early,
+            numAttrs: 1,
+        };
         // SAFETY: the kernel takes one `P`, by the way it was loaded; the driver copies it before it
         // returns. What is behind the addresses is the caller's promise.
         let launched = unsafe {
-            result::launch_kernel(
+            sys::cuLaunchKernelEx(
+                &raw const config,
                 function.raw,
-                (x, y, z),
-                block,
-                shared,
-                self.stream(),
-                &mut arguments,
+                arguments.as_mut_ptr(),
+                std::ptr::null_mut(),
             )
-        };
+        }
+        .result();
         self.expect(launched);
     }
 

@@ -204,7 +204,6 @@ impl Exchange {
         x: &Tensor,
         routing: &Routing,
         experts: &Experts,
-        space: &mut fp8::Space,
     ) {
         let shape = &self.shape;
         assert_eq!((x.kind(), x.cols()), (Kind::Bf16, shape.hidden));
@@ -229,17 +228,7 @@ impl Exchange {
             sums: self.sums.sent.address() + (8 * layer * shape.ranks) as u64,
         };
         if let [Form::Fp8(_), _] = experts.forms() {
-            let rows = fp8::Rows {
-                x: x.address(),
-                stride: x.stride(),
-                count: x.rows(),
-                counted: 0,
-                likely: x.rows(),
-                cols: x.cols(),
-                index: 0,
-                gated: false,
-            };
-            let rows = space.quantise(device, rows);
+            let rows = x.narrow(device, 0, x.cols());
             params = params::ExchangeDispatch {
                 scale_count: (rows.cols / fp8::BLOCK) as u32,
                 scale_stride: rows.scale_stride as u32,
@@ -358,9 +347,17 @@ impl Exchange {
         room
     }
 
-    /// Waits for this rank's own rows and sums them into `out`.
-    pub(super) fn combine(&self, device: &Device, routing: &Routing, out: &mut Tensor) {
+    /// Waits for this rank's own rows and sums them into `out`; then adds `more`.
+    pub(super) fn combine(
+        &self,
+        device: &Device,
+        routing: &Routing,
+        more: Option<&Tensor>,
+        out: &mut Tensor,
+    ) {
         assert_eq!(out.kind(), Kind::Bf16);
+        let size = (routing.rows, self.shape.hidden, Kind::Bf16);
+        assert!(more.is_none_or(|more| (more.rows(), more.cols(), more.kind()) == size));
         out.resize(routing.rows, self.shape.hidden);
         let params = params::ExchangeCombine {
             exchange: self.params(),
@@ -368,10 +365,11 @@ impl Exchange {
             rows: routing.rows as u32,
             out: out.address(),
             out_stride: out.stride() as u64,
+            more: more.map_or(params::Matrix::default(), Tensor::matrix),
         };
         let shape = Shape {
             grid: [routing.rows.max(1), 1, 1],
-            threads: 256,
+            threads: (self.shape.hidden / 8).next_multiple_of(32).min(1024),
             shared: 0,
         };
         // SAFETY: both sides have so many rows of these widths.

@@ -219,37 +219,42 @@ impl Space {
     }
 
     pub fn quantise(&mut self, device: &Arc<Device>, rows: Rows) -> Quantised {
-        let Rows { count, cols, .. } = rows;
-        let quantised = self.room(device, count, rows.likely, cols);
-        let params = Fp8Quantize {
-            x: rows.x,
-            q: quantised.codes,
-            scales: quantised.scales,
-            rows_ptr: rows.counted,
-            rows: count as u32,
-            k: cols as u32,
-            ldx: rows.stride as u32,
-            scale_ld: quantised.scale_stride as u32,
-            index: rows.index,
-        };
-        let kernel = match rows.gated {
-            true => &device.kernels.fp8_silu_mul_quantize,
-            false => &device.kernels.fp8_quantize,
-        };
-        let shape = Shape {
-            // Blocks go on to further rows if there are more than is likely.
-            grid: [
-                cols.div_ceil(256),
-                count.min(2 * rows.likely).div_ceil(32),
-                1,
-            ],
-            threads: 256,
-            shared: 0,
-        };
-        // SAFETY: the rows are where the caller says, and both outputs were asked for just now.
-        unsafe { device.launch(kernel, shape, &params) };
-        quantised
+        let room = self.room(device, rows.count, rows.likely, rows.cols);
+        quantise(device, rows, &room);
+        room
     }
+}
+
+/// Puts `rows` into `room`, in 8 bits.
+pub fn quantise(device: &Device, rows: Rows, room: &Quantised) {
+    let Rows { count, cols, .. } = rows;
+    let params = Fp8Quantize {
+        x: rows.x,
+        q: room.codes,
+        scales: room.scales,
+        rows_ptr: rows.counted,
+        rows: count as u32,
+        k: cols as u32,
+        ldx: rows.stride as u32,
+        scale_ld: room.scale_stride as u32,
+        index: rows.index,
+    };
+    let kernel = match rows.gated {
+        true => &device.kernels.fp8_silu_mul_quantize,
+        false => &device.kernels.fp8_quantize,
+    };
+    let shape = Shape {
+        // Blocks go on to further rows if there are more than is likely.
+        grid: [
+            cols.div_ceil(256),
+            count.min(2 * rows.likely).div_ceil(32),
+            1,
+        ],
+        threads: 256,
+        shared: 0,
+    };
+    // SAFETY: the rows are where the caller says, and there is room for them.
+    unsafe { device.launch(kernel, shape, &params) };
 }
 
 /// Threads, bytes of shared memory, blocks of a cluster, outputs of a cluster, rows of a tile, and rows of the box

@@ -19,6 +19,7 @@ mod map;
 mod memory;
 mod mla;
 mod moe;
+mod narrow;
 mod ops;
 mod params;
 mod profile;
@@ -57,7 +58,6 @@ struct Space {
     best: Scratch,
     moe: moe::Space,
     mla: mla::Space,
-    fp8: fp8::Space,
 }
 
 /// cos and sin of every position.

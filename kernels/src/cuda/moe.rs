@@ -252,6 +252,7 @@ impl Space {
             x: gate_up,
             out: act,
             width: inter as u32,
+            narrow: params::Narrow::default(),
         };
         let shape = Shape::rows(sorted.count, inter);
         // SAFETY: both buffers have as many rows of these widths.

@@ -192,23 +192,34 @@ impl Backend for CudaBackend {
     ) {
         assert_eq!((x.kind(), weight.len), (Kind::Bf16, width));
         assert!(first + heads * width <= x.cols());
+        x.changed();
+        let wide = heads == 1 && is_wide(width) && first.is_multiple_of(8);
+        let narrow = match wide {
+            true => x.narrow_fill(&self.device, first, width),
+            false => params::Narrow::default(),
+        };
         let params = params::HeadNorm {
             x: x.matrix(),
             weight: weight.memory.address(),
             first: first as u32,
             width: width as u32,
             eps,
+            narrow,
         };
-        let shape = Shape {
-            grid: [x.rows(), heads, 1],
-            ..Shape::rows(x.rows(), width)
+        let kernels = &self.device.kernels;
+        let (kernel, shape) = match wide {
+            true => (&kernels.head_rms_norm_wide, wide_rows(x.rows(), width)),
+            false => {
+                let shape = Shape {
+                    grid: [x.rows(), heads, 1],
+                    ..Shape::rows(x.rows(), width)
+                };
+                (&kernels.head_rms_norm, shape)
+            }
         };
         self.moved("norm of heads", 2 * 2 * x.rows() * heads * width, || {
             // SAFETY: see above.
-            unsafe {
-                self.device
-                    .launch(&self.device.kernels.head_rms_norm, shape, &params)
-            }
+            unsafe { self.device.launch(kernel, shape, &params) }
         });
     }
 
@@ -227,18 +238,7 @@ impl Backend for CudaBackend {
                 gemm::linear(&self.device, weights, w.bias.as_ref(), x, first_col, out);
             }
             Form::Fp8(weights) => {
-                assert_eq!(x.kind(), Kind::Bf16, "products are of bf16");
-                let rows = fp8::Rows {
-                    x: x.address() + 2 * first_col as u64,
-                    stride: x.stride(),
-                    count: x.rows(),
-                    counted: 0,
-                    likely: x.rows(),
-                    cols: inputs,
-                    index: 0,
-                    gated: false,
-                };
-                let rows = self.space().fp8.quantise(&self.device, rows);
+                let rows = x.narrow(&self.device, first_col, inputs);
                 let by = fp8::By::One(weights);
                 fp8::multiply(
                     &self.device,
@@ -257,6 +257,7 @@ impl Backend for CudaBackend {
             (out.rows(), out.cols(), Kind::Bf16),
             (delta.rows(), delta.cols(), delta.kind())
         );
+        out.changed();
         let params = params::Add {
             out: out.matrix(),
             delta: delta.matrix(),
@@ -279,18 +280,31 @@ impl Backend for CudaBackend {
         let width = x.cols() / 2;
         assert_eq!((x.kind(), out.kind()), (Kind::Bf16, Kind::Bf16));
         out.resize(x.rows(), width);
+        let wide = width.is_multiple_of(8);
         let params = params::Silu {
             x: x.matrix(),
             out: out.matrix(),
             width: width as u32,
+            narrow: match wide {
+                true => out.narrow_fill(&self.device, 0, width),
+                false => params::Narrow::default(),
+            },
+        };
+        let kernels = &self.device.kernels;
+        let (kernel, shape) = match wide {
+            true => {
+                let shape = Shape {
+                    grid: [x.rows(), width.div_ceil(8 * 256), 1],
+                    threads: 256,
+                    shared: 0,
+                };
+                (&kernels.silu_mul_wide, shape)
+            }
+            false => (&kernels.silu_mul, Shape::rows(x.rows(), width)),
         };
         self.moved("silu and product", bytes_of(x) + bytes_of(out), || {
             // SAFETY: see above.
-            unsafe {
-                let shape = Shape::rows(x.rows(), width);
-                self.device
-                    .launch(&self.device.kernels.silu_mul, shape, &params)
-            }
+            unsafe { self.device.launch(kernel, shape, &params) }
         });
     }
 
@@ -492,6 +506,7 @@ impl Backend for CudaBackend {
     ) {
         assert_eq!((x.rows(), x.kind()), (batch.rows(), Kind::Bf16));
         assert!(first + heads * width <= x.cols() && rope.dim <= width);
+        x.changed();
         let params = params::Rotate {
             from: x.matrix(),
             to: x.matrix(),
@@ -721,9 +736,8 @@ impl Backend for CudaBackend {
         experts: &Experts,
         exchange: &mut Exchange,
     ) {
-        let space = &mut self.space().fp8;
         self.moved("dispatch", 2 * bytes_of(x), || {
-            exchange.dispatch(&self.device, layer, x, routing, experts, space);
+            exchange.dispatch(&self.device, layer, x, routing, experts);
         });
     }
 
@@ -734,10 +748,16 @@ impl Backend for CudaBackend {
         self.measured(cost, || exchange.serve(&self.device, experts, space));
     }
 
-    fn exchange_combine(&self, routing: &Routing, exchange: &mut Exchange, out: &mut Tensor) {
+    fn exchange_combine(
+        &self,
+        routing: &Routing,
+        exchange: &mut Exchange,
+        more: Option<&Tensor>,
+        out: &mut Tensor,
+    ) {
         let bytes = 2 * routing.choices() * out.cols();
         self.moved("combine", bytes, || {
-            exchange.combine(&self.device, routing, out)
+            exchange.combine(&self.device, routing, more, out)
         });
     }
 
@@ -747,6 +767,19 @@ impl Backend for CudaBackend {
 
     fn exchange_counts(&self, exchange: &mut Exchange, sent: &mut [u64], computed: &mut [u64]) {
         exchange.take_counts(sent, computed);
+    }
+}
+
+/// Whether rows of so many values are read by eights, and kept by the threads that read them (`rms_norm_wide`).
+fn is_wide(cols: usize) -> bool {
+    cols.is_multiple_of(8) && cols <= 16384
+}
+
+fn wide_rows(rows: usize, cols: usize) -> Shape {
+    Shape {
+        grid: [rows, 1, 1],
+        threads: (cols / 8).next_multiple_of(32).min(1024),
+        shared: 0,
     }
 }
 
@@ -788,6 +821,7 @@ impl CudaBackend {
     ) {
         assert_eq!(x.cols(), weight.len);
         out.resize(x.rows(), x.cols());
+        let wide = is_wide(x.cols());
         let params = params::Norm {
             x: x.matrix(),
             delta: delta.map_or(params::Matrix::default(), Tensor::matrix),
@@ -795,13 +829,25 @@ impl CudaBackend {
             out: out.matrix(),
             cols: x.cols() as u32,
             eps,
+            narrow: match wide {
+                true => out.narrow_fill(&self.device, 0, x.cols()),
+                false => params::Narrow::default(),
+            },
         };
         let kernels = &self.device.kernels;
-        let kernel = match (x.kind(), out.kind()) {
-            (Kind::F32, Kind::F32) => &kernels.rms_norm_f32_f32,
-            (Kind::F32, Kind::Bf16) => &kernels.rms_norm_f32_bf16,
-            (Kind::Bf16, Kind::F32) => &kernels.rms_norm_bf16_f32,
-            (Kind::Bf16, Kind::Bf16) => &kernels.rms_norm_bf16_bf16,
+        let kernel = match (x.kind(), out.kind(), wide) {
+            (Kind::F32, Kind::F32, false) => &kernels.rms_norm_f32_f32,
+            (Kind::F32, Kind::Bf16, false) => &kernels.rms_norm_f32_bf16,
+            (Kind::Bf16, Kind::F32, false) => &kernels.rms_norm_bf16_f32,
+            (Kind::Bf16, Kind::Bf16, false) => &kernels.rms_norm_bf16_bf16,
+            (Kind::F32, Kind::F32, true) => &kernels.rms_norm_f32_f32_wide,
+            (Kind::F32, Kind::Bf16, true) => &kernels.rms_norm_f32_bf16_wide,
+            (Kind::Bf16, Kind::F32, true) => &kernels.rms_norm_bf16_f32_wide,
+            (Kind::Bf16, Kind::Bf16, true) => &kernels.rms_norm_bf16_bf16_wide,
+        };
+        let shape = match wide {
+            true => wide_rows(x.rows(), x.cols()),
+            false => Shape::rows(x.rows(), x.cols()),
         };
         self.moved(
             "norm",
@@ -810,10 +856,7 @@ impl CudaBackend {
                 + bytes_of(out),
             || {
                 // SAFETY: see above.
-                unsafe {
-                    self.device
-                        .launch(kernel, Shape::rows(x.rows(), x.cols()), &params)
-                }
+                unsafe { self.device.launch(kernel, shape, &params) }
             },
         );
     }

@@ -41,6 +41,15 @@ pub struct Matrix {
     pub stride: u64,
 }
 
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Narrow {
+    pub codes: Address,
+    pub scales: Address,
+    pub stride: u64,
+    pub scale_stride: u64,
+}
+
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Embed {
@@ -60,6 +69,7 @@ pub struct Norm {
     pub out: Matrix,
     pub cols: u32,
     pub eps: f32,
+    pub narrow: Narrow,
 }
 
 #[derive(Clone, Copy)]
@@ -70,6 +80,7 @@ pub struct HeadNorm {
     pub first: u32,
     pub width: u32,
     pub eps: f32,
+    pub narrow: Narrow,
 }
 
 #[derive(Clone, Copy)]
@@ -86,6 +97,7 @@ pub struct Silu {
     pub x: Matrix,
     pub out: Matrix,
     pub width: u32,
+    pub narrow: Narrow,
 }
 
 #[derive(Clone, Copy)]
@@ -423,4 +435,5 @@ pub struct ExchangeCombine {
     pub rows: u32,
     pub out: Address,
     pub out_stride: u64,
+    pub more: Matrix,
 }

@@ -27,6 +27,7 @@ struct AttentionParams {
 // Grid: (rows, key heads, pieces of eight query heads). Dynamic shared memory: HEADS x key_dim queries, then PIECE rows
 // of `width` + 1 values (an odd number of words, so that lanes reading a column meet different banks), then HEADS x PIECE.
 extern "C" __global__ void __launch_bounds__(THREADS) attention(const AttentionParams p) {
+  after_earlier();
   extern __shared__ float shared[];
   const uint32_t row = blockIdx.x, key_head = blockIdx.y;
   const uint32_t first_head = key_head * p.share + blockIdx.z * HEADS;

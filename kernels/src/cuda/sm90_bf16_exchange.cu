@@ -129,6 +129,7 @@ struct DispatchParams {
 
 // A block a row, and one where there is none.
 extern "C" __global__ void __launch_bounds__(256) exchange_dispatch(const __grid_constant__ DispatchParams p) {
+  after_earlier();
   const Exchange& e = p.exchange;
   __shared__ uint32_t rank_of[MAX_CHOICES], index_of[MAX_CHOICES];
   __shared__ uint8_t* to[MAX_CHOICES];
@@ -202,6 +203,7 @@ struct CollectParams {
 
 // One block of 1024 threads. Waits for all ranks and puts what they sent one after another.
 extern "C" __global__ void __launch_bounds__(1024) exchange_collect(const __grid_constant__ CollectParams p) {
+  after_earlier();
   const Exchange& e = p.exchange;
   __shared__ uint32_t ends[MAX_RANKS], rows[MAX_RANKS];
   const uint32_t turn = e.state->turn, source = threadIdx.x;
@@ -262,6 +264,7 @@ struct GatherParams {
 
 // Rows of pieces, as products in 8 bits read them.
 extern "C" __global__ void __launch_bounds__(128) exchange_gather(const __grid_constant__ GatherParams p) {
+  after_earlier();
   const Exchange& e = p.exchange;
   const uint32_t total = e.state->total;
   for (uint32_t i = blockIdx.x; i < p.count && p.first + i < total; i += gridDim.x) {
@@ -286,6 +289,7 @@ struct RespondParams {
 
 // Products to where their rows came from.
 extern "C" __global__ void __launch_bounds__(256) exchange_respond(const __grid_constant__ RespondParams p) {
+  after_earlier();
   const Exchange& e = p.exchange;
   const uint32_t total = e.state->total;
   for (uint32_t i = blockIdx.x; i < total; i += gridDim.x) {
@@ -310,10 +314,13 @@ struct CombineParams {
   uint32_t rows;
   bf16* out;
   uint64_t out_stride;
+  const bf16* more;  // added to the sum, or null
+  uint64_t more_stride;
 };
 
 // The sum of a row's results, in order of choice. A block a row, and one where there is none.
-extern "C" __global__ void __launch_bounds__(256) exchange_combine(const __grid_constant__ CombineParams p) {
+extern "C" __global__ void __launch_bounds__(1024) exchange_combine(const __grid_constant__ CombineParams p) {
+  after_earlier();
   const Exchange& e = p.exchange;
   for (uint32_t r = threadIdx.x; r < e.ranks; r += blockDim.x)
     if (e.peers[r].member) wait_for(e, e.flag(e.window, e.returned, r), e.state->turn);
@@ -334,6 +341,11 @@ extern "C" __global__ void __launch_bounds__(256) exchange_combine(const __grid_
     }
     __align__(16) bf16 values[8];
     for (int j = 0; j < 8; j++) values[j] = from_f32<bf16>(sum[j]);
+    if (p.more) {
+      // Rounded before, as where it is added by an op of its own.
+      const bf16* more = p.more + row * p.more_stride + 8 * i;
+      for (int j = 0; j < 8; j++) values[j] = from_f32<bf16>(to_f32(values[j]) + to_f32(more[j]));
+    }
     reinterpret_cast<uint4*>(p.out + row * p.out_stride)[i] = *reinterpret_cast<const uint4*>(values);
   }
 }

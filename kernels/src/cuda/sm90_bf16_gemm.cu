@@ -50,6 +50,7 @@ __device__ __forceinline__ uint32_t place(int row, int piece) { return row * 128
 
 // BM rows a block. Warps stand WM x WN.
 template <int BM, int WM, class Y> __device__ void gemm(const GemmParams& p) {
+  after_earlier();
   constexpr int WN = 4 / WM, ROWS = BM / WM, COLS = BN / WN;
   constexpr int MI = ROWS / 16, NI = COLS / 8;
   static_assert(MI >= 1 && NI % 2 == 0, "whole fragments");

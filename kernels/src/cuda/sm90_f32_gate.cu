@@ -28,6 +28,7 @@ __device__ __forceinline__ void better(float& value, uint32_t& index, float othe
 
 // A warp a row. Dynamic shared memory: two float32 an expert.
 extern "C" __global__ void __launch_bounds__(32) route(const RouteParams p) {
+  after_earlier();
   extern __shared__ float scores[];
   float* choice = scores + p.experts;
   __shared__ float group_scores[MAX_GROUPS];
@@ -113,6 +114,7 @@ struct CountParams {
   unsigned long long* sums;  // of one layer
 };
 extern "C" __global__ void count_choices(const CountParams p) {
+  after_earlier();
   const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < p.count) atomicAdd(p.sums + p.chosen[i], 1ull);
 }
@@ -144,6 +146,7 @@ __device__ void put_offset(const SortParams& p, uint32_t slot, uint32_t at) {
 // One block. Sorts by slot, keeping the order within one, and cuts slots into tiles. Each warp counts and later places a
 // run of its own, so the result depends on no race. Dynamic shared memory: warps x slots words.
 extern "C" __global__ void __launch_bounds__(1024) sort_by_slot(const SortParams p) {
+  after_earlier();
   extern __shared__ uint32_t counts[];  // [warp][slot], then where the warp's run of that slot begins
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const uint32_t count = p.counted ? min(*p.counted, p.count) : p.count;
@@ -222,6 +225,7 @@ struct CombineParams {
 };
 // The sum of a row's products, in order of choice. A block a row.
 extern "C" __global__ void combine(const CombineParams p) {
+  after_earlier();
   const uint32_t row = blockIdx.x;
   for (uint32_t i = threadIdx.x; i < p.cols; i += blockDim.x) {
     float sum = 0;

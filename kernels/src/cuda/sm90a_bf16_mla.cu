@@ -12,6 +12,7 @@
 #include <cuda.h>
 #include <cuda_bf16.h>
 #include <stdint.h>
+#include "launch.cuh"
 
 constexpr int TILE = 64;  // queries; positions
 constexpr int KEY = 576, VALUE = 512;
@@ -645,6 +646,7 @@ template <int HALF> struct Computer {
 // same positions should be neighbours in the list, so that one brings rows to L2 for the other.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 mla_bf16(const __grid_constant__ MlaLaunch launch) {
+  after_earlier();
   const MlaParams& p = launch.p;
   // Starts at 1024 bytes (the system's), as there are no static variables: boxes must be aligned to that.
   extern __shared__ __align__(1024) uint8_t shared[];
@@ -696,6 +698,7 @@ struct MlaMergeParams {
 
 // Any grid; 128 threads a block: a query at a time.
 extern "C" __global__ void __launch_bounds__(128) mla_merge(const __grid_constant__ MlaMergeParams p) {
+  after_earlier();
   const uint32_t units = *p.count * TILE;
   for (uint32_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
     const MlaMerge merge = p.merges[unit / TILE];

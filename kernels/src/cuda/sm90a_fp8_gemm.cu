@@ -23,6 +23,8 @@
 #include <cuda_fp8.h>
 #include <stdint.h>
 
+#include "quantize.cuh"
+
 // Parameters of every GEMM entry point, after the tensor maps of X, X's scales and W.
 struct Fp8GemmArgs {
     const CUtensorMap *w_maps;     // [slots], or null: the W map of the launch
@@ -1116,22 +1118,9 @@ __device__ __forceinline__ void quantize_rows(const Fp8QuantArgs &a, uint32_t ro
 #pragma unroll
             for (int j = 0; j < 8; ++j) v[j] = __fdividef(v[j], 1.f + __expf(-v[j])) * u[j];
         }
-        float most = 0.f;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) most = fmaxf(most, fabsf(v[j]));
-#pragma unroll
-        for (uint32_t d = 8; d; d /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
-        const float scale = most > 1e-30f ? most / 448.f : 1.f;
-        const float inverse = 1.f / scale;
-        uint32_t q[2];
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const float2 lo = make_float2(v[4 * j] * inverse, v[4 * j + 1] * inverse);
-            const float2 hi = make_float2(v[4 * j + 2] * inverse, v[4 * j + 3] * inverse);
-            q[j] = uint32_t(__nv_cvt_float2_to_fp8x2(lo, __NV_SATFINITE, __NV_E4M3)) |
-                   uint32_t(__nv_cvt_float2_to_fp8x2(hi, __NV_SATFINITE, __NV_E4M3)) << 16;
-        }
-        if (inside && row < rows) *reinterpret_cast<uint2 *>(a.q + size_t(row) * a.k + col) = make_uint2(q[0], q[1]);
+        float scale;
+        const uint2 codes = quantize_8(v, scale);
+        if (inside && row < rows) *reinterpret_cast<uint2 *>(a.q + size_t(row) * a.k + col) = codes;
         if ((lane & 15) == 0) scales[lane / 16][warp * ROWS + i] = scale;
     }
     __syncthreads();

@@ -1,12 +1,15 @@
 //! Activations on the device.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use half::bf16;
 
 use super::device::Device;
+use super::fp8::{self, Quantised};
 use super::memory::Memory;
-use super::params::{Address, Matrix};
+use super::narrow::Narrow;
+use super::params::{self, Address, Matrix};
 
 /// What a value of a tensor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Tensor {
     capacity: usize,
     rows: usize,
     cols: usize,
+    /// Of the device's ops; one thread at a time has a tensor.
+    narrow: RefCell<Narrow>,
 }
 
 impl Tensor {
@@ -46,6 +51,7 @@ impl Tensor {
             capacity,
             rows: 0,
             cols,
+            narrow: RefCell::default(),
         }
     }
 
@@ -94,6 +100,40 @@ impl Tensor {
             self.capacity
         );
         self.rows = rows;
+        self.changed();
+    }
+
+    /// An op wrote to it.
+    pub(super) fn changed(&mut self) {
+        self.narrow.get_mut().forget();
+    }
+
+    /// Where an op that writes columns `first .. first + cols` of all rows puts them in 8 bits besides.
+    pub(super) fn narrow_fill(
+        &mut self,
+        device: &Arc<Device>,
+        first: usize,
+        cols: usize,
+    ) -> params::Narrow {
+        let narrow = self.narrow.get_mut();
+        narrow.filled(device, self.rows, self.capacity, (first, cols))
+    }
+
+    /// Columns `first .. first + cols` of all rows in 8 bits.
+    pub(super) fn narrow(&self, device: &Arc<Device>, first: usize, cols: usize) -> Quantised {
+        assert_eq!(self.kind, Kind::Bf16, "products are of bf16");
+        let rows = fp8::Rows {
+            x: self.address() + 2 * first as u64,
+            stride: self.stride(),
+            count: self.rows,
+            counted: 0,
+            likely: self.rows,
+            cols,
+            index: 0,
+            gated: false,
+        };
+        let mut narrow = self.narrow.borrow_mut();
+        narrow.of(device, self.capacity, rows, first)
     }
 
     /// The current rows, row-major. Waits for the device.

@@ -128,7 +128,7 @@ fn a_mirrored_rank_computes_what_a_lone_one_does() {
                 .exchange_dispatch(layer, &x.cuda, &routing, &here, &mut exchange);
             pair.cuda.exchange_serve(&here, &mut exchange);
             pair.cuda
-                .exchange_combine(&routing, &mut exchange, &mut got);
+                .exchange_combine(&routing, &mut exchange, None, &mut got);
             assert!(pair.cuda.exchange_is_whole(&exchange));
             assert!(
                 pair.cuda_rows(&got) == pair.cuda_rows(&want),
@@ -201,15 +201,18 @@ fn two_ranks_compute_what_a_lone_one_does_and_miss_each_other() {
                     );
                     let (mut want, mut got) =
                         (backend.tensor(most, hidden), backend.tensor(most, hidden));
+                    let mut more = backend.tensor(most, hidden);
                     let mut routing = backend.routing(most, per_token);
                     let mut turn = |rows: usize, exchange: &mut cuda::Exchange| {
                         backend.write(&values(rows * hidden), &mut x);
+                        backend.write(&values(rows * hidden), &mut more);
                         backend.write(&values(rows * shape.experts), &mut logits);
                         backend.route(&logits, &gate(per_token), &mut routing);
                         backend.exchange_dispatch(0, &x, &routing, &here, exchange);
                         backend.exchange_serve(&here, exchange);
-                        backend.exchange_combine(&routing, exchange, &mut got);
+                        backend.exchange_combine(&routing, exchange, Some(&more), &mut got);
                         backend.moe(&x, &routing, &alone, &mut want);
+                        backend.add(&mut want, &more);
                         let (mut a, mut b) = (Vec::new(), Vec::new());
                         backend.read(&got, &mut a);
                         backend.read(&want, &mut b);
