@@ -7,7 +7,8 @@ use super::device::{Device, Shape};
 use super::expert::Experts;
 use super::fp8;
 use super::memory::{Memory, Scratch};
-use super::moe::{self, Pieces, Sorted, stride};
+use super::moe::{Pieces, Sorted, stride};
+use super::ops::experts_cost;
 use super::params::{self, Address};
 use super::tensor::{Kind, Tensor};
 use super::weights::Form;
@@ -165,11 +166,6 @@ impl Exchange {
         }
     }
 
-    /// Pieces that this rank is likely to compute in the turn at hand.
-    pub(super) fn likely(&self) -> usize {
-        self.likely
-    }
-
     /// Starts a step whose first row has this number.
     pub(super) fn begin(&mut self, first_row: u32) {
         self.state.upload(4 * FIRST_ROW, &[first_row]);
@@ -252,29 +248,36 @@ impl Exchange {
     }
 
     /// Computes what came for this rank, and sends it back.
-    pub(super) fn serve(
-        &mut self,
-        device: &Arc<Device>,
-        experts: &Experts,
-        space: &mut moe::Space,
-    ) {
-        let shape = self.shape;
+    pub(super) fn serve(&mut self, backend: &CudaBackend, experts: &Experts) {
+        let (device, shape, likely) = (&backend.device, self.shape, self.likely);
+        let mut space = backend.space();
+        let space = &mut space.moe;
         let most = shape.ranks * shape.rows * shape.per_token.min(shape.slots);
-        let pieces = self.collect(device, most);
+        let row = 2 * shape.hidden;
+        let pieces = backend.moved("collected work", 28 * likely, || self.collect(device, most));
         let narrow = matches!(experts.forms(), [Form::Fp8(_), _]);
         let wave = if narrow { most.min(WAVE) } else { most };
-        let sorted = space.sort(device, &pieces, shape.slots, wave);
+        let sorted = backend.moved("sorted work", 16 * likely, || {
+            space.sort(device, &pieces, shape.slots, wave)
+        });
         for wave in 0..sorted.waves {
             let first = wave * sorted.wave;
+            // Nearly always the first wave has all there is.
+            let likely = if wave == 0 { likely } else { 0 };
+            let cost = || experts_cost(experts, likely);
             let products = if narrow {
-                let rows = self.gather(device, &sorted, first, &mut space.fp8);
-                space.narrow_products(device, rows, &sorted, wave, experts)
+                let rows = backend.moved("gathered rows", row * likely, || {
+                    self.gather(device, &sorted, first, &mut space.fp8)
+                });
+                backend.measured(cost, || {
+                    space.narrow_products(device, rows, &sorted, wave, experts)
+                })
             } else {
                 let x = params::Matrix {
                     data: self.window.address() + self.layout.rows as u64,
                     stride: (self.layout.row_bytes / 2) as u64,
                 };
-                space.wide_products(device, x, &sorted, experts)
+                backend.measured(cost, || space.wide_products(device, x, &sorted, experts))
             };
             let params = params::ExchangeRespond {
                 exchange: self.params(),
@@ -287,8 +290,10 @@ impl Exchange {
                 last: u32::from(wave + 1 == sorted.waves),
             };
             let shape = per_piece(device, self.likely, 256);
-            // SAFETY: places are of pieces, and homes were held against the window's size.
-            unsafe { device.launch(&device.kernels.exchange_respond, shape, &params) };
+            backend.moved("responses", 2 * row * likely, || {
+                // SAFETY: places are of pieces, and homes were held against the window's size.
+                unsafe { device.launch(&device.kernels.exchange_respond, shape, &params) }
+            });
         }
     }
 

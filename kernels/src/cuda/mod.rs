@@ -93,6 +93,36 @@ impl CudaBackend {
         began.elapsed().as_secs_f64()
     }
 
+    /// Seconds that a copy of so many bytes from one device's memory to another's takes.
+    pub fn time_peer_copy(from: &CudaBackend, to: &CudaBackend, bytes: usize) -> f64 {
+        let memory = |backend: &CudaBackend| {
+            let memory = Memory::new(&backend.device, bytes, "copies to time");
+            memory.unwrap_or_else(|error| panic!("{error}"))
+        };
+        let (source, target) = (memory(from), memory(to));
+        to.device.wait();
+        // Without it, copies go by way of the host.
+        for (a, b) in [(from, to), (to, from)] {
+            let reached = a.device.reach(&b.device);
+            reached.unwrap_or_else(|error| panic!("{error}"));
+        }
+        from.device.bind();
+        let mut seconds = f64::INFINITY;
+        for _ in 0..10 {
+            from.device.wait();
+            let began = std::time::Instant::now();
+            // SAFETY: both have so many bytes, and addresses are unique over all devices.
+            let copied = unsafe {
+                let (to, from_address) = (target.address(), source.address());
+                result::memcpy_dtod_async(to, from_address, bytes, from.device.stream())
+            };
+            from.device.expect(copied);
+            from.device.wait();
+            seconds = seconds.min(began.elapsed().as_secs_f64());
+        }
+        seconds
+    }
+
     fn space(&self) -> std::sync::MutexGuard<'_, Space> {
         self.space
             .lock()

@@ -742,10 +742,7 @@ impl Backend for CudaBackend {
     }
 
     fn exchange_serve(&self, experts: &Experts, exchange: &mut Exchange) {
-        let likely = exchange.likely();
-        let cost = || experts_cost("experts, with their rows' way", experts, likely);
-        let space = &mut self.space().moe;
-        self.measured(cost, || exchange.serve(&self.device, experts, space));
+        exchange.serve(self, experts);
     }
 
     fn exchange_combine(
@@ -797,11 +794,11 @@ fn heads_cost(what: &str, w: &HeadLinear, x: &Tensor, out: &Tensor) -> Cost {
 }
 
 /// Of `pieces` pieces over all slots.
-fn experts_cost(what: &str, experts: &Experts, pieces: usize) -> Cost {
+pub(super) fn experts_cost(experts: &Experts, pieces: usize) -> Cost {
     let [first, second] = experts.forms();
     let values = 3 * experts.hidden() * experts.inter();
     Cost {
-        what: what.to_owned(),
+        what: "experts".to_owned(),
         bytes: (experts.slots() * (first.bytes() + second.bytes())
             + 2 * 2 * pieces * experts.hidden()) as f64,
         flops: 2.0 * (pieces * values) as f64,

@@ -183,9 +183,11 @@ fn two_ranks_compute_what_a_lone_one_does_and_miss_each_other() {
             )
         };
         let steps = [1, 0, 130, most, 3];
+        // Nobody's window goes before all are done with it.
+        let end = std::sync::Barrier::new(ranks);
         std::thread::scope(|scope| {
             for (rank, (backend, mut exchange)) in devices.into_iter().zip(exchanges).enumerate() {
-                let weights = &weights;
+                let (weights, end) = (&weights, &end);
                 scope.spawn(move || {
                     let slots = weights(backend);
                     let here = backend.experts(slots.clone());
@@ -235,6 +237,7 @@ fn two_ranks_compute_what_a_lone_one_does_and_miss_each_other() {
                         assert!(!backend.exchange_is_whole(&exchange));
                         println!("missed after {:.1} s", began.elapsed().as_secs_f64());
                     }
+                    end.wait();
                 });
             }
         });
