@@ -1,6 +1,6 @@
 //! How an engine is sized, and why it could not be built.
 
-use millrace_kernels::{KernelError, KvDtype};
+use millrace_kernels::{DeviceMemory, KernelError, KvDtype};
 use millrace_model::{checkpoint::CheckpointError, config::ConfigError};
 
 use crate::ExpertError;
@@ -61,6 +61,14 @@ pub enum EngineError {
     ModelLen { asked: usize, allowed: usize },
     #[error("--kv-dtype fp8 is for models with latent attention, and this one has none: use bf16")]
     NotLatent,
+    #[error(
+        "the weights take {:.2} GiB, and the device has: {memory}; lower --kv-pages, --max-batch-tokens or --max-running, or spread the experts over more ranks",
+        *weights as f64 / (1u64 << 30) as f64
+    )]
+    DeviceRoom {
+        weights: usize,
+        memory: DeviceMemory,
+    },
     #[error("{what} must be at least 1")]
     Zero { what: &'static str },
 }

@@ -7,7 +7,7 @@ mod step;
 
 use std::sync::Arc;
 
-use millrace_kernels::{Backend, Batch};
+use millrace_kernels::{Backend, Batch, DeviceMemory};
 use millrace_model::{checkpoint::Checkpoint, config::ModelConfig};
 
 pub use status::{Counters, Pending, Status};
@@ -17,7 +17,7 @@ use crate::{
     TokenOutput,
     config::LoadProgress,
     experts::moe_layers,
-    forward::{Forward, Logits, Slots},
+    forward::{Forward, Logits, Slots, page_layout},
     pages::PagePool,
     sampling::Sampler,
     scheduler::{Limits, Scheduler},
@@ -92,7 +92,10 @@ impl<B: Backend> Engine<B> {
         let ranks = slots.ranks();
         // A step must have room for every running sequence's token and draft.
         let max_batch_tokens = config.max_batch_tokens.max(2 * config.max_running);
-        let forward = Forward::load(
+        let layout = page_layout(&model, config.mtp, config.kv_dtype)?;
+        let memory = backend.pages(layout, config.kv_pages)?;
+        let alone = matches!(slots, Slots::All);
+        let mut forward = Forward::load(
             backend,
             checkpoint,
             &config,
@@ -101,7 +104,9 @@ impl<B: Backend> Engine<B> {
             slots,
             progress,
         )?;
-        let memory = forward.pages(config.kv_pages, config.kv_dtype)?;
+        if alone && forward.device_memory().is_some() {
+            forward.warm_up(&memory, max_batch_tokens);
+        }
         let pool = PagePool::new(memory);
         let limits = Limits {
             max_batch_tokens,
@@ -148,6 +153,11 @@ impl<B: Backend> Engine<B> {
 
     pub fn pool(&self) -> &PagePool {
         &self.pool
+    }
+
+    /// What the device's memory holds; `None` where it is the host's.
+    pub fn device_memory(&self) -> Option<DeviceMemory> {
+        self.forward.device_memory()
     }
 
     /// Whether it drafts with an MTP layer.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millrace_experts::{Choice, Epoch, Loads, Member, Placement, RankId, Shape};
 use millrace_kernels::{
-    Backend, Batch, ExchangeShape, KernelError, PAGE_TOKENS, PageMemory, ReplicaTable,
+    Backend, Batch, DeviceMemory, ExchangeShape, KernelError, PAGE_TOKENS, PageMemory, ReplicaTable,
 };
 use millrace_model::{checkpoint::Checkpoint, config::ModelConfig};
 
@@ -12,7 +12,7 @@ use crate::{
     EngineConfig, EngineError, ExpertError, GroupRank,
     config::LoadProgress,
     experts::{moe_layers, shape},
-    forward::{Forward, Logits, Ranks, Slots, Wanted},
+    forward::{Forward, Logits, Ranks, Slots, Wanted, page_layout},
 };
 
 /// What the rank is and does.
@@ -71,6 +71,8 @@ impl<B: Backend> RankBench<B> {
             ..EngineConfig::default()
         };
         let (group, table) = group(model, &shape)?;
+        let layout = page_layout(model, config.mtp, config.kv_dtype)?;
+        let mut pages = backend.pages(layout, config.kv_pages)?;
         let forward = Forward::load(
             backend.clone(),
             checkpoint,
@@ -99,7 +101,6 @@ impl<B: Backend> RankBench<B> {
             connect(&backend, exchange, &table)?,
             connect(&backend, of_prefill, &table)?,
         ];
-        let mut pages = forward.pages(config.kv_pages, config.kv_dtype)?;
         fill(Arc::get_mut(&mut pages).expect("nobody else holds them yet"));
         let batch = |sequences: usize, new: usize, begin: usize| {
             let mut batch = Batch::default();
@@ -131,6 +132,11 @@ impl<B: Backend> RankBench<B> {
 
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// What the device's memory holds.
+    pub fn device_memory(&self) -> Option<DeviceMemory> {
+        self.backend.memory()
     }
 
     /// One step of decoding, from tokens to tokens.

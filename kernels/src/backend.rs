@@ -1,5 +1,6 @@
 //! The ops a forward pass is made of.
 
+use std::fmt;
 use std::sync::Arc;
 
 use millrace_model::{config::GateConfig, matrix::Matrix};
@@ -39,6 +40,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Exchange: Send;
 
     // --- set-up ---------------------------------------------------------------------------
+
+    /// What the device's memory holds; `None` where it is the host's.
+    fn memory(&self) -> Option<DeviceMemory>;
+    /// Whether there was room for everything that was made since the last call. What cannot fail here
+    /// by itself is made all the same, and must not be used before this was asked.
+    fn had_room(&self) -> Result<(), KernelError>;
 
     /// Activations in the precision that the device computes products in.
     fn tensor(&self, rows: usize, cols: usize) -> Self::Tensor;
@@ -309,6 +316,34 @@ pub trait Backend: Send + Sync + Sized + 'static {
 pub struct Work {
     pub row: u32,
     pub slot: u32,
+}
+
+/// The memory of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Bytes by what this backend holds them for, the largest first.
+    pub used: Vec<(&'static str, usize)>,
+    pub free: usize,
+    pub total: usize,
+}
+
+impl fmt::Display for DeviceMemory {
+    /// In GiB. What others hold (other processes, the driver) is what is missing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+        for (what, bytes) in &self.used {
+            write!(f, "{what} {:.2}, ", gib(*bytes))?;
+        }
+        let used: usize = self.used.iter().map(|(_, bytes)| bytes).sum();
+        let others = self.total.saturating_sub(self.free + used);
+        write!(
+            f,
+            "others {:.2}, free {:.2} of {:.2} GiB",
+            gib(others),
+            gib(self.free),
+            gib(self.total)
+        )
+    }
 }
 
 /// Sizes of a group whose devices exchange rows themselves.

@@ -70,6 +70,9 @@ impl<B: Device> Loaded<B> {
             seconds = started.elapsed().as_secs_f64(),
             "model loaded"
         );
+        if let Some(memory) = engine.device_memory() {
+            tracing::info!(device = %worker.device, "device memory: {memory}");
+        }
         Ok(Loaded {
             engine,
             compatibility,

@@ -118,6 +118,9 @@ fn measure(
         &mut |_| {},
     )?;
     println!("\nloaded in {:.1} s", began.elapsed().as_secs_f64());
+    if let Some(memory) = bench.device_memory() {
+        println!("memory: {memory}");
+    }
     let title = format!(
         "decode, rank of {}, {batch} sequences of {} tokens{}",
         args.ep,

@@ -7,14 +7,17 @@
 //! them computed it.
 
 use millrace_kernels::{Backend, PageMemory};
-use millrace_model::config::{CommonConfig, DeepSeekConfig};
+use millrace_model::config::{CommonConfig, DeepSeekConfig, ModelConfig};
 
 use super::{
     group::Ranks,
     load::{Loader, rope_table},
     moe::{Moe, MoeSpace, SwiGlu, SwiGluSpace},
 };
-use crate::{EngineError, StepDropped, experts::StepCounts};
+use crate::{
+    EngineError, StepDropped,
+    experts::{StepCounts, moe_layers},
+};
 
 pub struct DeepSeek<B: Backend> {
     layers: Vec<Layer<B>>,
@@ -99,12 +102,13 @@ struct Space<B: Backend> {
 impl<B: Backend> DeepSeek<B> {
     pub fn load(
         loader: &mut Loader<'_, B>,
-        common: &CommonConfig,
+        model: &ModelConfig,
         config: &DeepSeekConfig,
         mtp: bool,
         max_rows: usize,
         max_model_len: usize,
     ) -> Result<DeepSeek<B>, EngineError> {
+        let common = &model.common;
         let shape = Shape {
             heads: config.num_heads,
             q_lora: config.q_lora_rank,
@@ -112,6 +116,15 @@ impl<B: Backend> DeepSeek<B> {
             eps: common.rms_norm_eps,
             scale: config.softmax_scale(&common.rope),
         };
+        let mut space = Space::new(loader.backend, common, config, max_rows);
+        space.moe = moe_layers(model, mtp).map(|(moe, layers)| {
+            let (hidden, group) = (common.hidden_size, loader.group());
+            MoeSpace::new(loader.backend, max_rows, hidden, moe, layers.len(), group)
+        });
+        let rope = loader
+            .backend
+            .rope_table(rope_table(&common.rope, max_model_len));
+        loader.check_room(mtp)?;
         let layers = (0..common.num_layers)
             .map(|index| Layer::load(loader, common, config, index))
             .collect::<Result<Vec<_>, _>>()?;
@@ -119,17 +132,6 @@ impl<B: Backend> DeepSeek<B> {
         let mtp = (mtp && config.num_mtp_layers > 0)
             .then(|| Mtp::load(loader, common, config, max_rows))
             .transpose()?;
-        let mut space = Space::new(loader.backend, common, config, max_rows);
-        let layers_of_mtp = mtp.iter().map(|mtp: &Mtp<B>| &mtp.layer);
-        let is_moe = |layer: &&Layer<B>| matches!(layer.feed_forward, FeedForward::Moe(_));
-        let moe_layers = layers.iter().chain(layers_of_mtp).filter(is_moe).count();
-        space.moe = config.moe.as_ref().map(|moe| {
-            let (hidden, group) = (common.hidden_size, loader.group());
-            MoeSpace::new(loader.backend, max_rows, hidden, moe, moe_layers, group)
-        });
-        let rope = loader
-            .backend
-            .rope_table(rope_table(&common.rope, max_model_len));
         Ok(DeepSeek {
             layers,
             norm,

@@ -48,27 +48,30 @@ impl<B: Backend> Dense<B> {
         max_model_len: usize,
     ) -> Result<Dense<B>, EngineError> {
         let hidden = common.hidden_size;
+        let backend = loader.backend;
+        let (q, kv) = widths(config);
+        let space = Space {
+            residual: backend.tensor_f32(max_rows, hidden),
+            normed: backend.tensor(max_rows, hidden),
+            delta: backend.tensor(max_rows, hidden),
+            qkv: backend.tensor(max_rows, q + 2 * kv),
+            attended: backend.tensor(max_rows, q),
+            mlp: SwiGluSpace::new(backend, max_rows, config.intermediate_size),
+        };
+        let rope = backend.rope_table(rope_table(&common.rope, max_model_len));
+        loader.check_room(false)?;
         let layers = (0..common.num_layers)
             .map(|index| Layer::load(loader, hidden, config, index))
             .collect::<Result<Vec<_>, _>>()?;
         let norm = loader.vector("model.norm.weight", hidden)?;
-        let backend = loader.backend;
-        let (q, kv) = widths(config);
         Ok(Dense {
             layers,
             norm,
-            space: Space {
-                residual: backend.tensor_f32(max_rows, hidden),
-                normed: backend.tensor(max_rows, hidden),
-                delta: backend.tensor(max_rows, hidden),
-                qkv: backend.tensor(max_rows, q + 2 * kv),
-                attended: backend.tensor(max_rows, q),
-                mlp: SwiGluSpace::new(backend, max_rows, config.intermediate_size),
-            },
+            space,
             config: config.clone(),
             eps: common.rms_norm_eps,
             scale: config.softmax_scale(),
-            rope: backend.rope_table(rope_table(&common.rope, max_model_len)),
+            rope,
         })
     }
 

@@ -61,6 +61,49 @@ impl<'a, B: Backend> Loader<'a, B> {
         }
     }
 
+    /// Whether a device has room for the weights beside what it holds already, and for everything before them.
+    /// `mtp`: with the MTP layer.
+    pub fn check_room(&self, mtp: bool) -> Result<(), EngineError> {
+        self.backend.had_room()?;
+        let Some(memory) = self.backend.memory() else {
+            return Ok(());
+        };
+        let weights = self.weights(mtp);
+        if weights > memory.free {
+            return Err(EngineError::DeviceRoom { weights, memory });
+        }
+        Ok(())
+    }
+
+    /// Bytes of the weights that are to be loaded, as they are stored.
+    fn weights(&self, mtp: bool) -> usize {
+        let layers = self.checkpoint.config().common.num_layers;
+        let (mut all, mut experts) = (0, 0);
+        for name in self.checkpoint.names() {
+            let layer = name.strip_prefix("model.layers.");
+            let layer = layer.and_then(|rest| rest.split('.').next()?.parse().ok());
+            // The MTP layer stands behind the main ones.
+            if !mtp && layer.is_some_and(|layer: usize| layer >= layers) {
+                continue;
+            }
+            let bytes = self
+                .checkpoint
+                .info(name)
+                .map_or(0, |info| info.end - info.start);
+            all += bytes;
+            if name.contains(".mlp.experts.") {
+                experts += bytes;
+            }
+        }
+        match &self.slots {
+            Slots::All => all,
+            Slots::Fixed(rank) | Slots::OfRank(_, rank) => {
+                let shape = rank.placement.shape();
+                all - experts + experts / shape.experts * shape.slots
+            }
+        }
+    }
+
     pub fn has(&self, tensor: &str) -> bool {
         self.checkpoint.has(tensor)
     }

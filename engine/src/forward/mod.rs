@@ -11,10 +11,12 @@ mod moe;
 
 use std::sync::Arc;
 
-use millrace_kernels::{Backend, Batch, KvDtype, PageLayout, PageMemory};
+use millrace_kernels::{
+    Backend, Batch, DeviceMemory, KvDtype, PAGE_TOKENS, PageLayout, PageMemory,
+};
 use millrace_model::{
     checkpoint::Checkpoint,
-    config::{CommonConfig, Family},
+    config::{CommonConfig, Family, ModelConfig},
 };
 
 use crate::{EngineConfig, EngineError, StepDropped, config::LoadProgress, experts::StepCounts};
@@ -40,9 +42,6 @@ pub struct Forward<B: Backend> {
     hidden: B::Tensor,
     gathered: B::Tensor,
     logits: B::Tensor,
-    layers: usize,
-    row_values: usize,
-    latent: usize,
 }
 
 /// A row whose logits are wanted.
@@ -66,6 +65,32 @@ enum Body<B: Backend> {
     Dense(Box<Dense<B>>),
 }
 
+/// How this model's cache lies in pages.
+pub fn page_layout(
+    model: &ModelConfig,
+    mtp: bool,
+    dtype: KvDtype,
+) -> Result<PageLayout, EngineError> {
+    let layers = model.common.num_layers;
+    let (layers, row_values, latent) = match &model.family {
+        Family::DeepSeek(family) => (
+            layers + usize::from(mtp && family.num_mtp_layers > 0),
+            family.kv_lora_rank + family.qk_rope_head_dim,
+            family.kv_lora_rank,
+        ),
+        Family::Dense(family) => (layers, 2 * family.num_kv_heads * family.head_dim, 0),
+    };
+    if dtype == KvDtype::Fp8 && latent == 0 {
+        return Err(EngineError::NotLatent);
+    }
+    Ok(PageLayout {
+        layers,
+        row_values,
+        latent,
+        dtype,
+    })
+}
+
 impl<B: Backend> Forward<B> {
     pub fn load(
         backend: Arc<B>,
@@ -80,11 +105,34 @@ impl<B: Backend> Forward<B> {
         let CommonConfig {
             hidden_size,
             vocab_size,
-            num_layers,
             tie_word_embeddings,
             ..
         } = model.common;
+        // Rows first: what is left of a device's memory after them is for weights, and whether those fit is
+        // known before the first of them is read.
+        let logit_rows = LOGIT_ROWS.min(max_rows);
+        let hidden = backend.tensor(max_rows, hidden_size);
+        let gathered = backend.tensor(logit_rows, hidden_size);
+        let logits = backend.tensor_f32(logit_rows, vocab_size);
         let mut loader = Loader::new(&*backend, checkpoint, slots, progress);
+        let body = match &model.family {
+            Family::DeepSeek(family) => {
+                let body = DeepSeek::load(
+                    &mut loader,
+                    model,
+                    family,
+                    config.mtp,
+                    max_rows,
+                    max_model_len,
+                )?;
+                Body::DeepSeek(Box::new(body))
+            }
+            Family::Dense(family) => {
+                let body =
+                    Dense::load(&mut loader, &model.common, family, max_rows, max_model_len)?;
+                Body::Dense(Box::new(body))
+            }
+        };
         let embed = loader.embedding("model.embed_tokens", vocab_size, hidden_size)?;
         let head = if tie_word_embeddings {
             "model.embed_tokens"
@@ -92,63 +140,21 @@ impl<B: Backend> Forward<B> {
             "lm_head"
         };
         let head = loader.linear(&[(head, vocab_size)], hidden_size, None)?;
-        let (body, layers, row_values, latent) = match &model.family {
-            Family::DeepSeek(family) => {
-                let body = DeepSeek::load(
-                    &mut loader,
-                    &model.common,
-                    family,
-                    config.mtp,
-                    max_rows,
-                    max_model_len,
-                )?;
-                let layers = num_layers + usize::from(body.drafts());
-                (
-                    Body::DeepSeek(Box::new(body)),
-                    layers,
-                    family.kv_lora_rank + family.qk_rope_head_dim,
-                    family.kv_lora_rank,
-                )
-            }
-            Family::Dense(family) => {
-                let body =
-                    Dense::load(&mut loader, &model.common, family, max_rows, max_model_len)?;
-                (
-                    Body::Dense(Box::new(body)),
-                    num_layers,
-                    2 * family.num_kv_heads * family.head_dim,
-                    0,
-                )
-            }
-        };
-        let logit_rows = LOGIT_ROWS.min(max_rows);
+        backend.had_room()?;
         Ok(Forward {
             placed: backend.placed(),
-            hidden: backend.tensor(max_rows, hidden_size),
-            gathered: backend.tensor(logit_rows, hidden_size),
-            logits: backend.tensor_f32(logit_rows, vocab_size),
+            hidden,
+            gathered,
+            logits,
             backend,
             body,
             embed,
             head,
-            layers,
-            row_values,
-            latent,
         })
     }
 
-    /// A page pool for this model's cache.
-    pub fn pages(&self, count: usize, dtype: KvDtype) -> Result<Arc<PageMemory>, EngineError> {
-        if dtype == KvDtype::Fp8 && self.latent == 0 {
-            return Err(EngineError::NotLatent);
-        }
-        let layout = PageLayout {
-            layers: self.layers,
-            row_values: self.row_values,
-            latent: self.latent,
-            dtype,
-        };
-        Ok(self.backend.pages(layout, count)?)
+    pub fn device_memory(&self) -> Option<DeviceMemory> {
+        self.backend.memory()
     }
 
     /// Whether there is an MTP layer to draft with.
@@ -202,6 +208,29 @@ impl<B: Backend> Forward<B> {
                 body.run(backend, &self.embed, batch, pages, hidden);
                 Ok(())
             }
+        }
+    }
+
+    /// Runs the largest batch once, into pages that nobody has yet, so that a device finds room for what it
+    /// computes in before requests come, or says at once that there is none.
+    pub fn warm_up(&mut self, pages: &PageMemory, rows: usize) {
+        let rows = rows.min(pages.pages() * PAGE_TOKENS);
+        let mut batch = Batch::default();
+        let table = 0..rows.div_ceil(PAGE_TOKENS) as u32;
+        batch.push(&vec![0; rows], 0, table);
+        let ranks = &mut Ranks::Alone;
+        let computed = self.run(&batch, pages, ranks);
+        let wanted = |row| Wanted { row, all: false };
+        let all: Vec<usize> = (0..rows).collect();
+        let wanted: Vec<Wanted> = all.iter().take(LOGIT_ROWS).copied().map(wanted).collect();
+        self.logits(&wanted, &mut Logits::default());
+        let drafted = match self.drafts() {
+            true => self.draft(&batch, &all, &[0], pages, ranks).map(|_| ()),
+            false => Ok(()),
+        };
+        computed.and(drafted).expect("nobody else takes part in it");
+        if let Some(counts) = self.counts() {
+            counts.forget();
         }
     }
 

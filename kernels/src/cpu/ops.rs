@@ -14,7 +14,8 @@ use super::{
     elementwise, gate, linear, moe, norm, rope,
 };
 use crate::{
-    Backend, Batch, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable, Stacked, Work,
+    Backend, Batch, DeviceMemory, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable,
+    Stacked, Work,
 };
 
 impl Backend for CpuBackend {
@@ -30,6 +31,15 @@ impl Backend for CpuBackend {
     type Placed = Batch;
     type Rope = RopeTable;
     type Exchange = Infallible;
+
+    /// The system sees to the host's memory.
+    fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+
+    fn had_room(&self) -> Result<(), KernelError> {
+        Ok(())
+    }
 
     fn tensor(&self, rows: usize, cols: usize) -> Tensor {
         Tensor::new(rows, cols)

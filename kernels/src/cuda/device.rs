@@ -2,11 +2,12 @@
 
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
 use super::error::{CudaError, Refused};
+use super::ledger::Ledger;
 use super::params;
 use crate::KernelError;
 
@@ -149,6 +150,7 @@ pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     multiprocessors: usize,
+    ledger: Mutex<Ledger>,
     pub kernels: Kernels,
 }
 
@@ -192,8 +194,13 @@ impl Device {
             context,
             stream,
             multiprocessors: multiprocessors as usize,
+            ledger: Mutex::default(),
             kernels,
         }))
+    }
+
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("nothing panics with it")
     }
 
     pub fn context(&self) -> &Arc<CudaContext> {

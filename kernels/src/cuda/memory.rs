@@ -15,6 +15,7 @@ pub struct Memory {
     device: Arc<Device>,
     address: Address,
     bytes: usize,
+    what: &'static str,
 }
 
 impl Memory {
@@ -41,10 +42,34 @@ impl Memory {
             device: device.clone(),
             address,
             bytes,
+            what,
         };
+        device.ledger().add(what, bytes);
         // SAFETY: the whole of what was allocated.
         device.expect(unsafe { result::memset_d8_async(address, 0, asked, device.stream()) });
         Ok(memory)
+    }
+
+    /// For what cannot say that there is no room: then it is nowhere, and the device says so when it is asked
+    /// ([`Ledger::check`]).
+    pub fn noted(device: &Arc<Device>, bytes: usize, what: &'static str) -> Memory {
+        Memory::new(device, bytes, what).unwrap_or_else(|error| Memory::nowhere(device, error))
+    }
+
+    /// The same with a copy of `values`.
+    pub fn noted_copy_of<T: Pod>(device: &Arc<Device>, values: &[T], what: &'static str) -> Memory {
+        let copied = Memory::copy_of(device, values, what);
+        copied.unwrap_or_else(|error| Memory::nowhere(device, error))
+    }
+
+    fn nowhere(device: &Arc<Device>, error: KernelError) -> Memory {
+        device.ledger().refuse(error);
+        Memory {
+            device: device.clone(),
+            address: 0,
+            bytes: 0,
+            what: "",
+        }
     }
 
     /// A copy of `values`.
@@ -107,7 +132,8 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.device.context().bind_to_thread().is_ok() {
+        self.device.ledger().sub(self.what, self.bytes);
+        if self.address != 0 && self.device.context().bind_to_thread().is_ok() {
             // SAFETY: allocated once, freed once; the driver waits for what still uses it. At the end of
             // a process the driver may be gone already, and the memory with it.
             let _: Result<_, _> = unsafe { sys::cuMemFree_v2(self.address) }.result();

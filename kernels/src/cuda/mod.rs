@@ -15,6 +15,7 @@ mod exchange;
 mod expert;
 mod fp8;
 mod gemm;
+mod ledger;
 mod map;
 mod memory;
 mod mla;
@@ -132,10 +133,7 @@ impl CudaBackend {
 
 impl Rope {
     fn new(device: &Arc<Device>, table: &RopeTable) -> Rope {
-        let copy = |values: &[f32]| {
-            let memory = Memory::copy_of(device, values, "rotary tables");
-            memory.unwrap_or_else(|error| panic!("{error}"))
-        };
+        let copy = |values: &[f32]| Memory::noted_copy_of(device, values, "rotary tables");
         Rope {
             cos: copy(&table.cos),
             sin: copy(&table.sin),

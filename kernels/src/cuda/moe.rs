@@ -91,13 +91,10 @@ pub struct Products {
 
 impl Routing {
     pub(super) fn new(device: &Arc<Device>, capacity: usize, per_token: usize) -> Routing {
-        let memory = |what| {
-            let memory = Memory::new(device, capacity * per_token * 4, what);
-            memory.unwrap_or_else(|error| panic!("{error}"))
-        };
+        let memory = |what| Memory::noted(device, capacity * per_token * 4, what);
         Routing {
-            experts: memory("chosen experts"),
-            weights: memory("weights of experts"),
+            experts: memory("activations"),
+            weights: memory("activations"),
             per_token,
             capacity,
             rows: 0,
@@ -117,9 +114,8 @@ impl Routing {
 
 impl Tally {
     pub(super) fn new(device: &Arc<Device>, layers: usize, experts: usize) -> Tally {
-        let sums = Memory::new(device, layers * experts * size_of::<u64>(), "counts");
         Tally {
-            sums: sums.unwrap_or_else(|error| panic!("{error}")),
+            sums: Memory::noted(device, layers * experts * size_of::<u64>(), "counts"),
             layers,
             experts,
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cudarc::driver::result;
 use millrace_model::config::{Scoring, TopkMethod};
 use millrace_model::matrix::Matrix;
 
@@ -16,7 +17,8 @@ use super::{
     Routing, Tally, Tensor, Vector, fp8, gemm, layer_of, mla,
 };
 use crate::{
-    Backend, Batch, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable, Stacked, Work,
+    Backend, Batch, DeviceMemory, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable,
+    Stacked, Work,
 };
 
 // Every launch below passes addresses of tensors, weights and pages whose sizes were checked or set just before,
@@ -35,6 +37,20 @@ impl Backend for CudaBackend {
     type Placed = Placed;
     type Rope = Rope;
     type Exchange = Exchange;
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        self.device.bind();
+        let (free, total) = self.device.expect(result::mem_get_info());
+        Some(DeviceMemory {
+            used: self.device.ledger().used(),
+            free,
+            total,
+        })
+    }
+
+    fn had_room(&self) -> Result<(), KernelError> {
+        self.device.ledger().check()
+    }
 
     fn tensor(&self, rows: usize, cols: usize) -> Tensor {
         Tensor::new(&self.device, rows, cols, Kind::Bf16)
@@ -123,7 +139,7 @@ impl Backend for CudaBackend {
 
     fn pages(&self, layout: PageLayout, pages: usize) -> Result<Arc<PageMemory>, KernelError> {
         let bytes = pages.saturating_mul(layout.page_bytes());
-        let memory = Memory::new(&self.device, bytes, "KV pages (--kv-pages)")?;
+        let memory = Memory::new(&self.device, bytes, "KV pages")?;
         let ordinal = self.device.context().ordinal() as u32;
         let base = memory.address() as *mut u8;
         let copier =

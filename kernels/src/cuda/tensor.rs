@@ -44,9 +44,8 @@ pub struct Tensor {
 impl Tensor {
     pub(super) fn new(device: &Arc<Device>, capacity: usize, cols: usize, kind: Kind) -> Tensor {
         let bytes = capacity * cols.next_multiple_of(ROW_VALUES) * kind.bytes();
-        let memory = Memory::new(device, bytes, "activations");
         Tensor {
-            memory: memory.unwrap_or_else(|error| panic!("{error}")),
+            memory: Memory::noted(device, bytes, "activations"),
             kind,
             capacity,
             rows: 0,

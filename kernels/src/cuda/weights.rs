@@ -102,9 +102,8 @@ pub struct Vector {
 
 impl Vector {
     pub(super) fn new(device: &Arc<Device>, values: &[f32]) -> Vector {
-        let memory = Memory::copy_of(device, values, WHAT);
         Vector {
-            memory: memory.unwrap_or_else(|error| panic!("{error}")),
+            memory: Memory::noted_copy_of(device, values, WHAT),
             len: values.len(),
         }
     }
