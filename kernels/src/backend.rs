@@ -98,6 +98,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Puts `batch` where the ops of a pass read it.
     fn place(&self, batch: &Batch, out: &mut Self::Placed);
+    /// Calls `pass`, which asks for ops over `batch` and `pages` alone, moves nothing between host and device
+    /// and asks for the same ops whenever it is called with as many rows. A device may record what it asks for and
+    /// replay that. Passes of one backend have different numbers.
+    fn replayed(&self, number: u64, batch: &Self::Placed, pages: &PageMemory, pass: impl FnOnce());
     /// `out[r] = table[batch.tokens[r]]`.
     fn embed(&self, table: &Self::Embedding, batch: &Self::Placed, out: &mut Self::Tensor);
     /// `out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight`.

@@ -202,13 +202,19 @@ impl<B: Backend> Forward<B> {
         let (backend, hidden) = (&*self.backend, &mut self.hidden);
         backend.place(batch, &mut self.placed);
         let batch = &self.placed;
-        match &mut self.body {
-            Body::DeepSeek(body) => body.run(backend, &self.embed, batch, pages, ranks, hidden),
-            Body::Dense(body) => {
-                body.run(backend, &self.embed, batch, pages, hidden);
-                Ok(())
+        let by_host = matches!(ranks, Ranks::Group { .. });
+        let mut done = Ok(());
+        let mut pass = || match &mut self.body {
+            Body::DeepSeek(body) => {
+                done = body.run(backend, &self.embed, batch, pages, ranks, hidden);
             }
+            Body::Dense(body) => body.run(backend, &self.embed, batch, pages, hidden),
+        };
+        match by_host {
+            true => pass(),
+            false => backend.replayed(0, batch, pages, pass),
         }
+        done
     }
 
     /// Runs the largest batch once, into pages that nobody has yet, so that a device finds room for what it

@@ -9,17 +9,25 @@ use crate::KernelError;
 pub struct Ledger {
     bytes: BTreeMap<&'static str, usize>,
     refused: Option<KernelError>,
+    changes: u64,
 }
 
 impl Ledger {
     pub fn add(&mut self, what: &'static str, bytes: usize) {
         *self.bytes.entry(what).or_default() += bytes;
+        self.changes += 1;
     }
 
     pub fn sub(&mut self, what: &'static str, bytes: usize) {
         if let Some(sum) = self.bytes.get_mut(what) {
             *sum -= bytes;
         }
+        self.changes += 1;
+    }
+
+    /// Another number whenever memory was taken or given back: addresses may mean something else then.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub fn refuse(&mut self, error: KernelError) {

@@ -48,8 +48,10 @@ pub struct Space {
     pools: Vec<((Address, usize), CUtensorMap)>,
 }
 
-/// What fits into the partial results at once. Addresses count from the start of `memory`.
-struct Wave {
+/// What fits into the partial results at once. Addresses count from the start of `memory`. They depend on the batch's
+/// work by powers of two only, so that batches of one number of rows mostly have them in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Wave {
     items: u64,
     merges: u64,
     counts: u64,
@@ -133,7 +135,7 @@ impl Space {
             let mut put = |part: &[u8]| {
                 let at = bytes.len();
                 bytes.extend_from_slice(part);
-                bytes.resize(bytes.len().next_multiple_of(16), 0);
+                bytes.resize(at + part.len().next_power_of_two().max(16), 0);
                 at as u64
             };
             let counts = [plan.items.len() as u32, plan.merges.len() as u32];
@@ -145,10 +147,23 @@ impl Space {
             });
             slots = slots.max(plan.slots);
         }
+        let slots = slots.next_power_of_two();
         self.memory.upload(device, &bytes);
         self.partial.at_least(device, slots * TILE * LATENT * 4);
         self.stats.at_least(device, slots * TILE * 8);
         self.of = Some((batch.number(), heads));
+    }
+
+    /// Cuts the work of a batch that was just placed, as that of the one before it.
+    pub fn prepare_again(&mut self, device: &Arc<Device>, batch: &Placed) {
+        if let Some((_, heads)) = self.of {
+            self.prepare(device, batch, heads);
+        }
+    }
+
+    /// How the work of the last batch lies.
+    pub fn waves(&self) -> &[Wave] {
+        &self.waves
     }
 
     fn pool(&mut self, device: &Device, pages: &PageMemory) -> CUtensorMap {

@@ -15,6 +15,7 @@ mod exchange;
 mod expert;
 mod fp8;
 mod gemm;
+mod graph;
 mod ledger;
 mod map;
 mod memory;
@@ -33,6 +34,7 @@ use cudarc::driver::result;
 
 use crate::{KvDtype, PageMemory, RopeTable};
 use device::{Device, Shape};
+use graph::Graphs;
 use memory::{Memory, Scratch};
 use profile::Profile;
 
@@ -50,6 +52,7 @@ pub struct CudaBackend {
     device: Arc<Device>,
     /// Of ops that need it; the engine runs one at a time.
     space: Mutex<Space>,
+    graphs: Mutex<Graphs>,
     profile: Profile,
 }
 
@@ -75,6 +78,7 @@ impl CudaBackend {
         Ok(CudaBackend {
             device: Device::open(ordinal)?,
             space: Mutex::default(),
+            graphs: Mutex::default(),
             profile: Profile::default(),
         })
     }

@@ -14,7 +14,7 @@ use super::profile::{Cost, Peak, bytes_of};
 use super::weights::{Form, Weights};
 use super::{
     CudaBackend, Embedding, Exchange, Expert, Experts, HeadLinear, Kind, Linear, Placed, Rope,
-    Routing, Tally, Tensor, Vector, fp8, gemm, layer_of, mla,
+    Routing, Tally, Tensor, Vector, fp8, gemm, graph, layer_of, mla,
 };
 use crate::{
     Backend, Batch, DeviceMemory, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable,
@@ -153,6 +153,26 @@ impl Backend for CudaBackend {
     fn place(&self, batch: &Batch, out: &mut Placed) {
         out.place(&self.device, batch)
             .unwrap_or_else(|error| panic!("{error}"));
+        // Now, because nothing is moved from the host in a pass that is replayed.
+        self.space().mla.prepare_again(&self.device, out);
+    }
+
+    fn replayed(&self, number: u64, batch: &Placed, pages: &PageMemory, pass: impl FnOnce()) {
+        if batch.rows() == 0 || batch.rows() > graph::MOST_ROWS || self.is_profiling() {
+            return pass();
+        }
+        let key = graph::Key {
+            rows: batch.rows(),
+            batch: batch.params().tokens,
+            pages: pages.base() as params::Address,
+            waves: self.space().mla.waves().to_vec(),
+            pass: number,
+        };
+        let mut graphs = self
+            .graphs
+            .lock()
+            .expect("a pass that panicked was the last");
+        graphs.run(&self.device, key, pass);
     }
 
     fn embed(&self, table: &Embedding, batch: &Placed, out: &mut Tensor) {

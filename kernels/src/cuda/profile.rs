@@ -66,9 +66,13 @@ impl CudaBackend {
         calls.drain(..).map(measured).collect()
     }
 
+    pub(super) fn is_profiling(&self) -> bool {
+        self.profile.on.load(Ordering::Relaxed)
+    }
+
     /// Calls `op`, whose cost is asked for only where it is measured.
     pub(super) fn measured<T>(&self, cost: impl FnOnce() -> Cost, op: impl FnOnce() -> T) -> T {
-        if !self.profile.on.load(Ordering::Relaxed) {
+        if !self.is_profiling() {
             return op();
         }
         let begin = self.mark();
