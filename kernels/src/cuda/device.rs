@@ -92,13 +92,20 @@ kernels! {
         exchange_respond: ExchangeRespond,
         exchange_combine: ExchangeCombine,
     }
-    sm90_bf16_gemm {
-        gemm_16_bf16: Gemm,
-        gemm_16_f32: Gemm,
-        gemm_64_bf16: Gemm,
-        gemm_64_f32: Gemm,
-        gemm_128_bf16: Gemm,
-        gemm_128_f32: Gemm,
+    sm90_bf16_grouped_gemm {
+        grouped_gemm_16: GroupedGemm,
+        grouped_gemm_64: GroupedGemm,
+        grouped_gemm_128: GroupedGemm,
+    }
+    sm90a_bf16_gemm {
+        bf16_gemm_bf16: Bf16Gemm,
+        bf16_gemm_f32: Bf16Gemm,
+        bf16_gemm_pair_bf16: Bf16Gemm,
+        bf16_gemm_pair_f32: Bf16Gemm,
+        bf16_gemm_split_bf16: Bf16Gemm,
+        bf16_gemm_split_f32: Bf16Gemm,
+        bf16_gemm_halves_bf16: Bf16Gemm,
+        bf16_gemm_halves_f32: Bf16Gemm,
     }
     sm90a_bf16_mla {
         mla_bf16: Mla,

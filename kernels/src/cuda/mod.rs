@@ -16,6 +16,7 @@ mod expert;
 mod fp8;
 mod gemm;
 mod graph;
+mod grouped;
 mod ledger;
 mod map;
 mod memory;

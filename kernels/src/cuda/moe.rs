@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::device::{Device, Shape};
 use super::expert::Experts;
 use super::fp8;
-use super::gemm::{self, Grouped};
+use super::grouped::{self, Grouped};
 use super::memory::{Memory, Scratch};
 use super::params::{self, Address};
 use super::tensor::{Kind, Tensor};
@@ -242,8 +242,8 @@ impl Space {
         let gate_up = matrix(&mut self.gate_up, 2 * inter);
         let act = matrix(&mut self.act, inter);
         let products = matrix(&mut self.products, hidden);
-        let by = grouped(first, experts.tables()[0], sorted, sorted.rows);
-        gemm::grouped(device, &by, x, gate_up);
+        let by = by_slots(first, experts.tables()[0], sorted, sorted.rows);
+        grouped::grouped(device, &by, x, gate_up);
         let silu = params::Silu {
             x: gate_up,
             out: act,
@@ -253,8 +253,8 @@ impl Space {
         let shape = Shape::rows(sorted.count, inter);
         // SAFETY: both buffers have as many rows of these widths.
         unsafe { device.launch(&device.kernels.silu_mul, shape, &silu) };
-        let by = grouped(second, experts.tables()[1], sorted, 0);
-        gemm::grouped(device, &by, act, products);
+        let by = by_slots(second, experts.tables()[1], sorted, 0);
+        grouped::grouped(device, &by, act, products);
         products.data
     }
 
@@ -268,7 +268,7 @@ impl Space {
     ) -> Sorted {
         let count = pieces.count;
         let waves = count.div_ceil(wave.max(1)).max(1);
-        let tile_rows = gemm::tile_rows(pieces.likely.div_ceil(slots));
+        let tile_rows = grouped::tile_rows(pieces.likely.div_ceil(slots));
         let most_tiles = count / tile_rows + slots;
         let words =
             |scratch: &mut Scratch, count: usize| scratch.at_least(device, 4 * count).address();
@@ -317,7 +317,7 @@ impl Space {
 }
 
 /// The table of matrices in bf16 is their addresses.
-fn grouped(
+fn by_slots(
     like: &Weights,
     [addresses, _]: [Address; 2],
     sorted: &Sorted,

@@ -172,26 +172,41 @@ pub struct Attention {
     pub pages: Pages,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Gemm {
+pub struct GroupedGemm {
     pub x: Address,
     pub x_stride: u64,
-    pub w: Address,
     pub w_stride: u64,
-    pub bias: Address,
     pub y: Address,
     pub y_stride: u64,
-    pub m: u32,
     pub n: u32,
     pub k: u32,
-    pub x_step: u64,
-    pub w_step: u64,
-    pub y_step: u64,
     pub slots: Address,
     pub x_rows: Address,
     pub tile_count: Address,
     pub tiles: Address,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Bf16Gemm {
+    pub x_map: CUtensorMap,
+    pub w_map: CUtensorMap,
+    /// Not looked at where `store_tokens` is 0.
+    pub y_map: CUtensorMap,
+    pub bias: Address,
+    pub y: Address,
+    pub ldy: u64,
+    pub y_step: u64,
+    pub rows: u32,
+    pub n: u32,
+    pub k: u32,
+    pub heads: u32,
+    pub outputs: u32,
+    pub tokens: u32,
+    pub stages: u32,
+    pub store_tokens: u32,
 }
 
 #[derive(Clone, Copy)]

@@ -23,6 +23,7 @@
 #include <cuda_fp8.h>
 #include <stdint.h>
 
+#include "hopper.cuh"
 #include "quantize.cuh"
 
 // Parameters of every GEMM entry point, after the tensor maps of X, X's scales and W.
@@ -53,6 +54,8 @@ struct Fp8QuantArgs {
 
 namespace fp8_gemm {
 
+using namespace hopper;
+
 constexpr uint32_t kBlockK = 128;
 constexpr uint32_t kMaxSlots = 512;
 constexpr uint32_t kBand = 8;           // token tiles that share the weights they go through
@@ -63,97 +66,11 @@ constexpr uint32_t kWBox = 64;          // rows of the W map's box
 
 // --- PTX ------------------------------------------------------------------------------------
 
-__device__ __forceinline__ uint32_t shared_addr(const void *p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// The address of shared memory is kept: left to itself, the compiler works it out anew in every turn of a loop.
-__device__ __forceinline__ uint32_t kept(uint32_t v) {
-    uint32_t out;
-    asm volatile("mov.b32 %0, %1;" : "=r"(out) : "r"(v));
-    return out;
-}
-
-__device__ __forceinline__ void barrier_init(uint32_t bar, uint32_t count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
-}
-
-__device__ __forceinline__ void barrier_expect(uint32_t bar, uint32_t bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-}
-
-template <bool CLUSTER>
-__device__ __forceinline__ bool barrier_try(uint32_t bar, uint32_t parity) {
-    uint32_t done;
-    if constexpr (CLUSTER)
-        asm volatile(
-            "{\n.reg .pred p;\n"
-            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, p;\n}\n"
-            : "=r"(done) : "r"(bar), "r"(parity) : "memory");
-    else
-        asm volatile(
-            "{\n.reg .pred p;\n"
-            "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, p;\n}\n"
-            : "=r"(done) : "r"(bar), "r"(parity) : "memory");
-    return done != 0;
-}
-
-template <bool CLUSTER = false>
-__device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
-#ifdef FP8_GEMM_SPIN_LIMIT
-    for (uint32_t i = 0; !barrier_try<CLUSTER>(bar, parity); ++i)
-        if (i > FP8_GEMM_SPIN_LIMIT) __trap();
-#else
-    while (!barrier_try<CLUSTER>(bar, parity)) {
-    }
-#endif
-}
-
-__device__ __forceinline__ void barrier_arrive(uint32_t bar) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-
-__device__ __forceinline__ uint32_t map_rank(uint32_t addr, uint32_t rank) {
-    uint32_t out;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(out) : "r"(addr), "r"(rank));
-    return out;
-}
-
-__device__ __forceinline__ void barrier_arrive_at(uint32_t bar, uint32_t rank) {
-    // Not .release.cluster, which is a fence of all of memory: what the arrival follows are reads alone.
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(map_rank(bar, rank)) : "memory");
-}
-
 __device__ __forceinline__ float load_shared(uint32_t addr) {
     float v;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(addr) : "memory");
     return v;
 }
-
-// Stores in CTA `rank` of the cluster, and counts the bytes at its barrier.
-__device__ __forceinline__ void store_at(uint32_t addr, uint32_t bar, uint32_t rank, float4 v) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
-                     map_rank(addr, rank)),
-                 "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(map_rank(bar, rank))
-                 : "memory");
-}
-
-__device__ __forceinline__ uint32_t cluster_rank() {
-    uint32_t r;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-
-// After barriers were initialised and fenced.
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-
-// With programmatic dependent launch: what this kernel reads of earlier ones is there. Otherwise nothing.
-__device__ __forceinline__ void wait_for_earlier() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-__device__ __forceinline__ void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 __device__ __forceinline__ void load_tile(uint32_t dst, const CUtensorMap *map, uint32_t bar, uint32_t c0, uint32_t c1) {
     asm volatile(
@@ -180,10 +97,6 @@ __device__ __forceinline__ void load_tile_multicast(uint32_t dst, const CUtensor
         : "memory");
 }
 
-__device__ __forceinline__ void prefetch_map(const CUtensorMap *map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 // A map in device memory was written by an earlier copy or kernel.
 __device__ __forceinline__ void acquire_map(const CUtensorMap *map) {
     asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");
@@ -199,20 +112,6 @@ __device__ __forceinline__ uint64_t policy_normal() {
     uint64_t p;
     asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(p));
     return p;
-}
-
-__device__ __forceinline__ void mma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void mma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int PENDING>
-__device__ __forceinline__ void mma_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-
-// Keeps the compiler from moving uses of `v` across.
-template <int R>
-__device__ __forceinline__ void pin(float (&v)[R]) {
-#pragma unroll
-    for (int i = 0; i < R; ++i) asm volatile("" : "+f"(v[i])::"memory");
 }
 
 // d (+)= A[64][32] B[n][32]^T, both from shared memory.
@@ -314,13 +213,6 @@ struct Mma<128> {
     }
 };
 
-
-// The low half of a matrix descriptor. The high half is the same for all: 128-byte swizzle, 1024 bytes
-// from one atom of eight rows of 128 bytes to the next. From lane 0, so that the compiler knows it for
-// the same in all lanes and computes on in uniform registers.
-__device__ __forceinline__ uint32_t descriptor(uint32_t addr) {
-    return __shfl_sync(~0u, (addr & 0x3ffff) >> 4 | 1 << 16, 0);
-}
 
 // part = the product of one K block. `a` and `b` are descriptors.
 template <int N>
@@ -444,17 +336,6 @@ __device__ __forceinline__ WeightScales weight_scales(const Fp8GemmArgs &a, cons
 
 // Where segment `i` of `split` begins.
 __device__ __forceinline__ uint32_t segment(uint32_t blocks, uint32_t split, uint32_t i) { return blocks * i / split; }
-
-__device__ __forceinline__ uint32_t pack(float a, float b) {
-    const __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
-    return *reinterpret_cast<const uint32_t *>(&v);
-}
-
-__device__ __forceinline__ uint32_t transpose8(uint32_t v) {
-    uint32_t out;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
-    return out;
-}
 
 // --- narrow ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 use kube::ResourceExt as _;
-use millrace_operator::api::{Device, ModelDeployment, Role, WorkerPool};
+use millrace_operator::api::{ModelDeployment, Role, WorkerPool};
 use millrace_operator::build::{Child, Resolved, group, kinds, pool, resolve, router};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -154,25 +154,9 @@ fn samples() -> Vec<(String, Resolved)> {
         deployment.metadata.uid = Some("uid-of-the-deployment".to_owned());
         let mut defaults = defaults();
         defaults.etcd = vec!["millrace-etcd.millrace-system.svc:2379".to_owned()];
-        let cuda = deployment.spec.decode.device == Device::Cuda;
-        if cuda {
-            // Nothing else may be wrong with them.
-            let wrong = resolve(&deployment, &defaults).unwrap_err();
-            assert!(wrong.iter().all(|it| it.field.ends_with(".device")));
-            let prefill = deployment.spec.prefill.as_mut();
-            for pool in prefill.into_iter().chain([&mut deployment.spec.decode]) {
-                pool.device = Device::Cpu;
-            }
-        }
-        let mut resolved = resolve(&deployment, &defaults).unwrap_or_else(|invalid| {
+        let resolved = resolve(&deployment, &defaults).unwrap_or_else(|invalid| {
             panic!("{}: {invalid:?}", path.display());
         });
-        if cuda {
-            let prefill = resolved.prefill.as_mut();
-            for pool in prefill.into_iter().chain([&mut resolved.decode]) {
-                pool.worker.device = Device::Cuda;
-            }
-        }
         (deployment.name_any(), resolved)
     };
     files.map(sample).collect()

@@ -374,8 +374,15 @@ fn devices_are_limits() {
             ["limits"];
         limits["nvidia.com/gpu"].clone()
     };
+    let args = |pool: &WorkerPool| {
+        let children = group::group(pool, 0, false);
+        let args = &children[0].object()["spec"]["template"]["spec"]["containers"][0]["args"];
+        args.to_string()
+    };
+    assert!(!args(&pool).contains("--device"));
     pool.spec.worker.device = Device::Cuda;
     assert_eq!(gpus(&pool), "1", "what the spec says");
+    assert!(args(&pool).contains("\"--device=cuda\""));
     pool.spec.worker.resources = None;
     assert_eq!(gpus(&pool), "1", "one if it says nothing");
     pool.spec.worker.device = Device::Cpu;

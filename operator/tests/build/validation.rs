@@ -25,7 +25,6 @@ fn refused(spec: &str, field: &str, hint: &str) {
 #[test]
 fn fields_of_workers() {
     for (decode, field, hint) in [
-        ("device: cuda", "device", "CPUs only; set cpu"),
         ("redundantExperts: 1", "redundantExperts", "set ranks to 2"),
         (
             "ranks: 2, redundantExperts: 33",
@@ -480,7 +479,7 @@ fn names() {
 #[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let all = wrong(
-        "model: {source: {}}\nimagePullPolicy: maybe\nprefill: {device: cuda}\ndecode: {device: cuda}\n",
+        "model: {source: {}}\nimagePullPolicy: maybe\nprefill: {ranks: 0}\ndecode: {ranks: 0}\n",
     );
     let fields: Vec<_> = all.iter().map(|it| it.field.as_str()).collect();
     assert_eq!(
@@ -488,13 +487,13 @@ fn everything_that_is_wrong_is_told_at_once() {
         [
             "spec.imagePullPolicy",
             "spec.model.source",
-            "spec.prefill.device",
-            "spec.decode.device"
+            "spec.prefill.ranks",
+            "spec.decode.ranks"
         ]
     );
     assert_eq!(
         all[2].to_string(),
-        "spec.prefill.device: this version's images compute on CPUs only; set cpu, or remove device"
+        "spec.prefill.ranks: a group has at least 1 rank; write 1 or more"
     );
 }
 

@@ -76,7 +76,11 @@ fn args(role: Role, worker: &WorkerSpec) -> Vec<String> {
         .set("--listen", any(ports::GRPC))
         .set("--metrics", any(ports::HTTP))
         .maybe("--transfer-listen", decode.then(|| any(ports::TRANSFER)))
-        .set("--transfer", transport(&worker.transfer));
+        .set("--transfer", transport(&worker.transfer))
+        .maybe(
+            "--device",
+            (worker.device == Device::Cuda).then_some("cuda"),
+        );
     if !worker.transfer.devices.is_empty() {
         args.set("--transfer-devices", worker.transfer.devices.join(","));
     }

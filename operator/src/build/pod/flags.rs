@@ -40,7 +40,8 @@ const ROUTER: [Flag; 13] = [
     flag("--etcd-prefix", "it follows from the deployment's name"),
 ];
 
-const WORKER: [Flag; 20] = [
+const WORKER: [Flag; 21] = [
+    flag("--device", "set device"),
     flag("--kv-pages", "set engine.kvPages"),
     flag("--kv-dtype", "set engine.kvDtype"),
     flag("--max-running", "set engine.maxRunning"),

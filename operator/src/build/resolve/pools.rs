@@ -4,8 +4,7 @@ use super::PoolShape;
 use super::checks::{self, Report};
 use super::{overrides, quantity};
 use crate::api::{
-    Builtin, Device, Model, ModelDeploymentSpec, PoolSpec, Role, Transfer, TransferTransport,
-    WorkerSpec,
+    Builtin, Model, ModelDeploymentSpec, PoolSpec, Role, Transfer, TransferTransport, WorkerSpec,
 };
 use crate::build::pod::flags;
 
@@ -67,12 +66,6 @@ pub fn resolve(
 }
 
 fn check(report: &mut Report, root: &str, role: Role, pool: &PoolSpec, model: &Model) {
-    if pool.device == Device::Cuda {
-        report.add(
-            format!("{root}.device"),
-            "this version's images compute on CPUs only; set cpu, or remove device",
-        );
-    }
     let ranks = pool.ranks.unwrap_or(1);
     if ranks < 1 {
         report.add(

@@ -1,5 +1,5 @@
-// y = x W^T in bf16 with float32 sums, on warp-wide matrix instructions (mma.sync): one matrix, one a head, or one an
-// expert slot with the rows that chose it.
+// y = x W^T in bf16 with float32 sums, on warp-wide matrix instructions (mma.sync): one matrix an expert slot, with the
+// rows that chose it.
 //
 // An output is one chain of mma over inputs from first to last, whatever the tile that it is in. So a row's result is
 // the same bit for bit in every batch, and tiles may be chosen by the number of rows.
@@ -10,19 +10,15 @@ constexpr int BK = 64;      // inputs a stage: 128 bytes a row
 constexpr int STAGES = 4;
 constexpr int THREADS = 128;
 
-struct GemmParams {
+// Row i of y is row `x_rows[i]` of x (or i itself, without `x_rows`) through the matrix of its slot; `tiles` says which
+// rows are whose.
+struct GroupedGemmParams {
   const bf16* x;
   uint64_t x_stride;
-  const bf16* w;
   uint64_t w_stride;
-  const float* bias;
-  void* y;
+  bf16* y;
   uint64_t y_stride;
-  uint32_t m, n, k;
-  // From one head to the next (grid z), in values.
-  uint64_t x_step, w_step, y_step;
-  // Expert slots. Row i of y is row `x_rows[i]` of x (or i itself, without `x_rows`) through the matrix of its slot;
-  // `tiles` says which rows are whose.
+  uint32_t n, k;
   const bf16* const* slots;
   const uint32_t* x_rows;
   const uint32_t* tile_count;
@@ -49,7 +45,7 @@ __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint3
 __device__ __forceinline__ uint32_t place(int row, int piece) { return row * 128 + ((piece ^ (row & 7)) * 16); }
 
 // BM rows a block. Warps stand WM x WN.
-template <int BM, int WM, class Y> __device__ void gemm(const GemmParams& p) {
+template <int BM, int WM> __device__ void gemm(const GroupedGemmParams& p) {
   after_earlier();
   constexpr int WN = 4 / WM, ROWS = BM / WM, COLS = BN / WN;
   constexpr int MI = ROWS / 16, NI = COLS / 8;
@@ -58,17 +54,10 @@ template <int BM, int WM, class Y> __device__ void gemm(const GemmParams& p) {
   extern __shared__ __align__(128) uint8_t stages[];
   const uint32_t base = shared_address(stages);
 
-  const bf16* w = p.w;
-  uint32_t first_row = blockIdx.y * BM, end_row = p.m;
-  if (p.tiles) {
-    if (blockIdx.y >= *p.tile_count) return;
-    const uint32_t* tile = p.tiles + 3 * blockIdx.y;
-    w = p.slots[tile[0]];
-    first_row = tile[1];
-    end_row = tile[2];
-  }
-  w += blockIdx.z * p.w_step;
-  const bf16* x = p.x + blockIdx.z * p.x_step;
+  if (blockIdx.y >= *p.tile_count) return;
+  const uint32_t* tile = p.tiles + 3 * blockIdx.y;
+  const bf16* w = p.slots[tile[0]];
+  const uint32_t first_row = tile[1], end_row = tile[2];
   const uint32_t first_col = blockIdx.x * BN;
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
 
@@ -81,7 +70,7 @@ template <int BM, int WM, class Y> __device__ void gemm(const GemmParams& p) {
     const uint32_t row = first_row + tid / 8 + 16 * i;
     x_is[i] = row < end_row;
     const uint64_t from = !x_is[i] ? 0 : p.x_rows ? p.x_rows[row] : row;
-    x_from[i] = x + from * p.x_stride;
+    x_from[i] = p.x + from * p.x_stride;
   }
   auto load = [&](int stage, uint32_t block) {
     const uint32_t at = block * BK + piece * 8;
@@ -126,7 +115,6 @@ template <int BM, int WM, class Y> __device__ void gemm(const GemmParams& p) {
     }
   }
 
-  Y* y = reinterpret_cast<Y*>(p.y) + blockIdx.z * p.y_step;
 #pragma unroll
   for (int i = 0; i < MI; i++)
 #pragma unroll
@@ -139,17 +127,12 @@ template <int BM, int WM, class Y> __device__ void gemm(const GemmParams& p) {
         for (int one = 0; one < 2; one++) {
           const uint32_t col = first_col + warp_col + 8 * j + lane % 4 * 2 + one;
           if (col >= p.n) continue;
-          float value = acc[i][j][2 * half + one];
-          if (p.bias) value += p.bias[col];
-          y[row * p.y_stride + col] = from_f32<Y>(value);
+          p.y[row * p.y_stride + col] = from_f32<bf16>(acc[i][j][2 * half + one]);
         }
     }
 }
 
-// Grid: (outputs / BN, rows / BM or most tiles, heads). Dynamic shared memory: STAGES * (BM + BN) * BK * 2 bytes.
-extern "C" __global__ void __launch_bounds__(THREADS) gemm_16_bf16(const GemmParams p) { gemm<16, 1, bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) gemm_16_f32(const GemmParams p) { gemm<16, 1, float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) gemm_64_bf16(const GemmParams p) { gemm<64, 2, bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) gemm_64_f32(const GemmParams p) { gemm<64, 2, float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) gemm_128_bf16(const GemmParams p) { gemm<128, 2, bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) gemm_128_f32(const GemmParams p) { gemm<128, 2, float>(p); }
+// Grid: (outputs / BN, most tiles). Dynamic shared memory: STAGES * (BM + BN) * BK * 2 bytes.
+extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_16(const GroupedGemmParams p) { gemm<16, 1>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_64(const GroupedGemmParams p) { gemm<64, 2>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_128(const GroupedGemmParams p) { gemm<128, 2>(p); }
