@@ -15,8 +15,9 @@ use super::weights::Form;
 use super::{CudaBackend, Routing};
 use crate::{ExchangeShape, KernelError, ReplicaTable};
 
-/// Pieces that are computed at a time in 8 bits: more than a step of decoding has, so that nearly always one wave is
-/// all there is, and few enough that their rows fit beside all else.
+/// Pieces that are computed at a time in 8 bits, at least: more than a step of decoding has, so that nearly always one
+/// wave is all there is, and few enough that their rows fit beside all else. Of larger steps twice what is to be
+/// expected.
 const WAVE: usize = 32 << 10;
 
 /// Words of `State` in `sm90_bf16_exchange.cu`, by place.
@@ -256,7 +257,10 @@ impl Exchange {
         let row = 2 * shape.hidden;
         let pieces = backend.moved("collected work", 28 * likely, || self.collect(device, most));
         let narrow = matches!(experts.forms(), [Form::Fp8(_), _]);
-        let wave = if narrow { most.min(WAVE) } else { most };
+        let wave = match narrow {
+            true => WAVE.max(2 * shape.rows * shape.per_token).min(most),
+            false => most,
+        };
         let sorted = backend.moved("sorted work", 16 * likely, || {
             space.sort(device, &pieces, shape.slots, wave)
         });

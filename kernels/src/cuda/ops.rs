@@ -471,10 +471,11 @@ impl Backend for CudaBackend {
             to_first: latent as u32,
             to_width: to as u32,
             heads: heads as u32,
+            neighbours: 0,
             rope: rope.params(),
             rows: batch.params(),
         };
-        self.rotate(&params, batch);
+        self.rotate(params, batch);
     }
 
     fn latent_attention(
@@ -551,10 +552,11 @@ impl Backend for CudaBackend {
             to_first: first as u32,
             to_width: width as u32,
             heads: heads as u32,
+            neighbours: 0,
             rope: rope.params(),
             rows: batch.params(),
         };
-        self.rotate(&params, batch);
+        self.rotate(params, batch);
     }
 
     fn write_kv(
@@ -833,10 +835,12 @@ fn heads_cost(what: &str, w: &HeadLinear, x: &Tensor, out: &Tensor) -> Cost {
 pub(super) fn experts_cost(experts: &Experts, pieces: usize) -> Cost {
     let [first, second] = experts.forms();
     let values = 3 * experts.hidden() * experts.inter();
+    // A slot that nobody asks for is not read.
+    let slots = experts.slots().min(pieces);
     Cost {
         what: "experts".to_owned(),
-        bytes: (experts.slots() * (first.bytes() + second.bytes())
-            + 2 * 2 * pieces * experts.hidden()) as f64,
+        bytes: (slots * (first.bytes() + second.bytes()) + 2 * 2 * pieces * experts.hidden())
+            as f64,
         flops: 2.0 * (pieces * values) as f64,
         peak: first.peak(),
     }
@@ -920,14 +924,25 @@ impl CudaBackend {
         });
     }
 
-    fn rotate(&self, params: &params::Rotate, batch: &Placed) {
+    fn rotate(&self, params: params::Rotate, batch: &Placed) {
+        let places = [
+            params.from_first,
+            params.from_width,
+            params.to_first,
+            params.to_width,
+        ];
+        let even = places.iter().all(|place| place.is_multiple_of(2));
+        let params = params::Rotate {
+            neighbours: (even && params.rope.interleaved != 0).into(),
+            ..params
+        };
         let pairs = params.heads as usize * params.rope.dim as usize / 2;
         self.moved("rotation", 2 * 2 * 2 * batch.rows() * pairs, || {
             // SAFETY: callers have sized both sides.
             unsafe {
                 let shape = Shape::rows(batch.rows(), pairs);
                 self.device
-                    .launch(&self.device.kernels.rotate, shape, params)
+                    .launch(&self.device.kernels.rotate, shape, &params)
             }
         });
     }

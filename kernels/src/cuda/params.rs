@@ -129,6 +129,7 @@ pub struct Rotate {
     pub to_first: u32,
     pub to_width: u32,
     pub heads: u32,
+    pub neighbours: u32,
     pub rope: Rope,
     pub rows: Rows,
 }

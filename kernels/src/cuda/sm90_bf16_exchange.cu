@@ -292,7 +292,8 @@ extern "C" __global__ void __launch_bounds__(256) exchange_respond(const __grid_
   after_earlier();
   const Exchange& e = p.exchange;
   const uint32_t total = e.state->total;
-  for (uint32_t i = blockIdx.x; i < total; i += gridDim.x) {
+  // Most waves have nothing.
+  for (uint32_t i = p.first < total ? blockIdx.x : total; i < total; i += gridDim.x) {
     const uint32_t at = p.place[i] - p.first;
     if (at >= p.count) continue;
     const uint2 home = p.homes[i];

@@ -277,6 +277,7 @@ struct RotateParams {
   uint32_t from_first, from_width;  // of head 0, and from one head to the next
   uint32_t to_first, to_width;
   uint32_t heads;
+  uint32_t neighbours;  // the values of a pair are, and both begin at a multiple of two
   Rope rope;
   Rows rows;
 };
@@ -288,6 +289,11 @@ extern "C" __global__ void rotate(const RotateParams p) {
     const uint32_t head = i / pairs, pair = i % pairs;
     const bf16* from = row_of<bf16>(p.from, row) + p.from_first + head * p.from_width;
     bf16* to = row_of<bf16>(p.to, row) + p.to_first + head * p.to_width;
+    if (p.neighbours) {
+      const float2 both = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162*>(from)[pair]);
+      reinterpret_cast<__nv_bfloat162*>(to)[pair] = __float22bfloat162_rn(p.rope.turn(both.x, both.y, position, pair));
+      continue;
+    }
     const uint2 at = p.rope.places(pair);
     const float2 turned = p.rope.turn(to_f32(from[at.x]), to_f32(from[at.y]), position, pair);
     to[at.x] = from_f32<bf16>(turned.x);
