@@ -12,7 +12,7 @@ use crate::{
     EngineConfig, EngineError, ExpertError, GroupRank,
     config::LoadProgress,
     experts::{moe_layers, shape},
-    forward::{Forward, Logits, Ranks, Slots, Wanted, page_layout},
+    forward::{Forward, Logits, Ranks, Slots, Want, Wanted, page_layout},
 };
 
 /// What the rank is and does.
@@ -144,7 +144,10 @@ impl<B: Backend> RankBench<B> {
         let rows = self.decode.rows();
         let all: Vec<usize> = (0..rows).collect();
         self.pass(Pass::Decode);
-        let best = |&row: &usize| Wanted { row, all: false };
+        let best = |&row: &usize| Wanted {
+            row,
+            what: Want::Best,
+        };
         let wanted: Vec<Wanted> = all.iter().map(best).collect();
         self.forward.logits(&wanted, &mut Logits::default());
         if self.shape.mtp {

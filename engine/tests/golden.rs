@@ -13,9 +13,9 @@ use std::sync::Arc;
 use common::*;
 use millrace_engine::{
     SamplingParams,
-    forward::{Forward, Ranks, Slots},
+    forward::{Forward, Ranks, Slots, page_layout},
 };
-use millrace_kernels::{Batch, KvDtype};
+use millrace_kernels::{Backend, Batch, KvDtype};
 use millrace_model::checkpoint::Checkpoint;
 
 const BAR: f32 = 1e-3;
@@ -119,8 +119,11 @@ fn mtp_drafts_match_their_goldens() {
         }
         let checkpoint = Checkpoint::open(&golden_dir(family)).expect("a golden checkpoint opens");
         let (rows, context) = (1100, 1100);
+        let backend = Arc::new(backend(2));
+        let layout = page_layout(checkpoint.config(), true, KvDtype::F32).expect("a layout");
+        let pages = backend.pages(layout, 18).expect("a small pool");
         let mut forward = Forward::load(
-            Arc::new(backend(2)),
+            backend,
             &checkpoint,
             &float_config(),
             rows,
@@ -129,7 +132,6 @@ fn mtp_drafts_match_their_goldens() {
             &mut |_| {},
         )
         .expect("it loads");
-        let pages = forward.pages(18, KvDtype::F32).expect("a small pool");
         for prompt in PROMPTS {
             let mut tokens = golden.ids(&format!("{prompt}.tokens"));
             tokens.extend(golden.ids(&format!("{prompt}.greedy_tokens")));

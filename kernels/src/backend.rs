@@ -138,6 +138,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn gather(&self, x: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor);
     /// The largest value of each current row of `x` and its lowest index; NaN where a row has one.
     fn arg_max(&self, x: &Self::Tensor, out: &mut Vec<(u32, f32)>);
+    /// Draws a token from each of these rows of `x`; with it comes the row's largest value, or NaN where nothing
+    /// can be drawn.
+    fn draw(&self, x: &Self::Tensor, draws: &[(usize, Draw)], out: &mut Vec<(u32, f32)>);
     /// Waits until everything that was asked for is done.
     fn wait(&self);
     /// Copies the current rows to the host, row-major, over what `out` held.
@@ -348,6 +351,18 @@ impl fmt::Display for DeviceMemory {
             gib(self.total)
         )
     }
+}
+
+/// How a token is drawn from a row of logits: weights are `e^((logit - largest) * inverse_temperature)`; of those that
+/// are at least `min_p`, `top_k` (0: all) and then `top_p` of the sum leave the largest, and the token is the one
+/// at `quantile` in [0, 1) when the rest stand one after another by token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draw {
+    pub inverse_temperature: f32,
+    pub min_p: f32,
+    pub top_k: u32,
+    pub top_p: f32,
+    pub quantile: f64,
 }
 
 /// Sizes of a group whose devices exchange rows themselves.

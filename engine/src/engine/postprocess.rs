@@ -6,7 +6,7 @@ use millrace_model::blocks::BLOCK_TOKENS;
 use super::Engine;
 use crate::{
     Event, Finish, FinishReason, Kind, PrefillPlace, PromptLogProbs, TokenOutput,
-    forward::Wanted,
+    forward::{Want, Wanted},
     request::{Output, Start},
     sampling::{NotFinite, log_probs},
     scheduler::{Scheduler, Share},
@@ -27,17 +27,23 @@ pub(super) struct ShareResult {
 /// What a token is chosen by.
 enum Row<'a> {
     All(&'a mut [f32]),
-    Best((u32, f32)),
+    /// It is chosen already; with the largest value.
+    Chosen((u32, f32)),
 }
 
-/// Whether the next tokens of a sequence are simply those with the largest logits.
-fn takes_the_best(sequence: &Sequence) -> bool {
+/// What is wanted of the row of the next token but `number`: where nothing but its logits decides about it, the token.
+fn want(sequence: &Sequence, number: usize) -> Want {
     let params = &sequence.sampling;
-    params.is_greedy()
-        && params.logprobs.is_none()
+    let index = sequence.output_tokens() + number;
+    let by_logits = params.logprobs.is_none()
         && params.logit_bias.is_empty()
         && !params.has_penalties()
-        && sequence.output_tokens() >= params.min_tokens
+        && index >= params.min_tokens;
+    match (by_logits, params.is_greedy()) {
+        (false, _) => Want::All,
+        (true, true) => Want::Best,
+        (true, false) => Want::Draw(params.draw(index)),
+    }
 }
 
 impl<B: Backend> Engine<B> {
@@ -48,10 +54,10 @@ impl<B: Backend> Engine<B> {
         let mut logits = std::mem::take(&mut self.logits);
         self.forward.logits(&wanted, &mut logits);
         let mut values = logits.values.chunks_exact_mut(vocab);
-        let rows = wanted.iter().zip(&logits.best);
-        let mut rows = rows.map(|(wanted, best)| match wanted.all {
-            true => Row::All(values.next().expect("a row was read for each")),
-            false => Row::Best(*best),
+        let rows = wanted.iter().zip(&logits.tokens);
+        let mut rows = rows.map(|(wanted, token)| match wanted.what {
+            Want::All => Row::All(values.next().expect("a row was read for each")),
+            Want::Best | Want::Draw(_) => Row::Chosen(*token),
         });
         let mut results = Vec::with_capacity(shares.len());
         // Out of the scheduler while they are worked on: sampling needs the engine, too.
@@ -80,13 +86,19 @@ impl<B: Backend> Engine<B> {
             let sequence = &self.scheduler.running[share.sequence];
             let rows = segment.rows.clone();
             let prompt = prompt_rows(sequence, share.tokens);
-            let all = |row| Wanted { row, all: true };
+            let all = |row| Wanted {
+                row,
+                what: Want::All,
+            };
             wanted.extend((rows.start..rows.start + prompt).map(all));
             if share.samples {
                 // The last known token's row, and the draft's.
                 let rows = rows.start + share.tokens - 1..rows.end;
-                let all = !takes_the_best(sequence);
-                wanted.extend(rows.map(|row| Wanted { row, all }));
+                let want = |(number, row)| Wanted {
+                    row,
+                    what: want(sequence, number),
+                };
+                wanted.extend(rows.enumerate().map(want));
             }
         }
         wanted
@@ -145,14 +157,14 @@ impl<B: Backend> Engine<B> {
     fn choose(&mut self, sequence: &Sequence, row: Row<'_>) -> Result<TokenOutput, NotFinite> {
         let row = match row {
             Row::All(row) => row,
-            Row::Best((id, value)) if value.is_finite() => {
+            Row::Chosen((id, value)) if value.is_finite() => {
                 return Ok(TokenOutput {
                     id,
                     logprob: None,
                     top: Vec::new(),
                 });
             }
-            Row::Best(_) => return Err(NotFinite),
+            Row::Chosen(_) => return Err(NotFinite),
         };
         let params = &sequence.sampling;
         let index = sequence.output_tokens();

@@ -12,7 +12,7 @@ mod moe;
 use std::sync::Arc;
 
 use millrace_kernels::{
-    Backend, Batch, DeviceMemory, KvDtype, PAGE_TOKENS, PageLayout, PageMemory,
+    Backend, Batch, DeviceMemory, Draw, KvDtype, PAGE_TOKENS, PageLayout, PageMemory,
 };
 use millrace_model::{
     checkpoint::Checkpoint,
@@ -48,14 +48,24 @@ pub struct Forward<B: Backend> {
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
     pub row: usize,
-    /// All of them, and not only the largest.
-    pub all: bool,
+    pub what: Want,
+}
+
+/// What is wanted of them.
+#[derive(Debug, Clone, Copy)]
+pub enum Want {
+    /// The largest.
+    Best,
+    /// A token drawn from them.
+    Draw(Draw),
+    /// All of them.
+    All,
 }
 
 #[derive(Debug, Default)]
 pub struct Logits {
-    /// The largest of each wanted row, and its value; NaN where a row has one.
-    pub best: Vec<(u32, f32)>,
+    /// Of each wanted row the token, where one was wanted, and the largest value; NaN where there is none to choose by.
+    pub tokens: Vec<(u32, f32)>,
     /// `[rows of which all are wanted, vocab]`.
     pub values: Vec<f32>,
 }
@@ -226,7 +236,10 @@ impl<B: Backend> Forward<B> {
         batch.push(&vec![0; rows], 0, table);
         let ranks = &mut Ranks::Alone;
         let computed = self.run(&batch, pages, ranks);
-        let wanted = |row| Wanted { row, all: false };
+        let wanted = |row| Wanted {
+            row,
+            what: Want::Best,
+        };
         let all: Vec<usize> = (0..rows).collect();
         let wanted: Vec<Wanted> = all.iter().take(LOGIT_ROWS).copied().map(wanted).collect();
         self.logits(&wanted, &mut Logits::default());
@@ -243,18 +256,33 @@ impl<B: Backend> Forward<B> {
     /// What is wanted of the logits of rows of the last [`run`](Self::run), in their order: all logits of a
     /// row only where they are asked for, because they take long to copy from a device.
     pub fn logits(&mut self, rows: &[Wanted], out: &mut Logits) {
-        out.best.clear();
+        out.tokens.clear();
         out.values.clear();
-        let (mut best, mut values) = (Vec::new(), Vec::new());
+        let (mut tokens, mut drawn, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for wanted in rows.chunks(LOGIT_ROWS) {
             let rows: Vec<usize> = wanted.iter().map(|wanted| wanted.row).collect();
             self.backend.gather(&self.hidden, &rows, &mut self.gathered);
             self.backend
                 .apply(&self.head, &self.gathered, 0, &mut self.logits);
-            self.backend.arg_max(&self.logits, &mut best);
-            out.best.append(&mut best);
-            let all = |(row, wanted): (usize, &Wanted)| wanted.all.then_some(row);
-            let rows: Vec<usize> = wanted.iter().enumerate().filter_map(all).collect();
+            let numbered = || wanted.iter().enumerate();
+            let draw = |(row, wanted): (usize, &Wanted)| match wanted.what {
+                Want::Draw(draw) => Some((row, draw)),
+                _ => None,
+            };
+            let draws: Vec<(usize, Draw)> = numbered().filter_map(draw).collect();
+            self.backend.draw(&self.logits, &draws, &mut drawn);
+            if draws.len() == wanted.len() {
+                out.tokens.append(&mut drawn);
+                continue;
+            }
+            self.backend.arg_max(&self.logits, &mut tokens);
+            for ((row, _), token) in draws.iter().zip(&drawn) {
+                tokens[*row] = *token;
+            }
+            out.tokens.append(&mut tokens);
+            let all =
+                |(row, wanted): (usize, &Wanted)| matches!(wanted.what, Want::All).then_some(row);
+            let rows: Vec<usize> = numbered().filter_map(all).collect();
             self.backend.read_rows(&self.logits, &rows, &mut values);
             out.values.append(&mut values);
         }

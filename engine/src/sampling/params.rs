@@ -1,5 +1,7 @@
 //! A request's sampling parameters, complete and already validated.
 
+use millrace_kernels::Draw;
+
 /// Every field has its value: defaults were applied by the router.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
@@ -62,10 +64,34 @@ impl SamplingParams {
         self.temperature < GREEDY_BELOW
     }
 
+    /// How output token number `index` is drawn.
+    pub(crate) fn draw(&self, index: usize) -> Draw {
+        Draw {
+            inverse_temperature: 1.0 / self.temperature,
+            min_p: self.min_p,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            quantile: uniform(self.seed, index as u64),
+        }
+    }
+
     /// Whether earlier tokens change a token's logits.
     pub fn has_penalties(&self) -> bool {
         self.repetition_penalty != 1.0
             || self.frequency_penalty != 0.0
             || self.presence_penalty != 0.0
     }
+}
+
+/// Uniform in [0, 1), a function of its arguments: two rounds of SplitMix64's finaliser.
+fn uniform(seed: u64, index: u64) -> f64 {
+    let mixed = mix(mix(seed).wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+    (mixed >> 11) as f64 / (1u64 << 53) as f64
+}
+
+fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use millrace_kernels::cpu::{Drawer, arg_max};
+
 use super::SamplingParams;
 
 /// The tokens before, as penalties see them. Kept only for requests that have penalties.
@@ -34,11 +36,10 @@ impl History {
 #[error("the model's logits are not finite")]
 pub struct NotFinite;
 
-/// Reusable scratch for drawing from large vocabularies.
+/// Chooses by whatever a request asks for.
 #[derive(Debug, Default)]
 pub struct Sampler {
-    /// `(token, weight)` of the tokens still possible; weight 1 is the most probable one's.
-    candidates: Vec<(u32, f32)>,
+    drawer: Drawer,
 }
 
 impl Sampler {
@@ -75,58 +76,7 @@ impl Sampler {
         if params.is_greedy() {
             return Ok(best);
         }
-        self.weigh(logits, max, params);
-        Ok(self.draw(uniform(params.seed, index as u64)))
-    }
-
-    /// Fills `candidates` with what `min_p`, `top_k` and `top_p` leave.
-    fn weigh(&mut self, logits: &[f32], max: f32, params: &SamplingParams) {
-        let inverse = 1.0 / params.temperature;
-        self.candidates.clear();
-        self.candidates
-            .extend(logits.iter().enumerate().filter_map(|(token, &logit)| {
-                let weight = ((logit - max) * inverse).exp();
-                (weight > 0.0 && weight >= params.min_p).then_some((token as u32, weight))
-            }));
-        let by_weight = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        let top_k = params.top_k as usize;
-        if top_k > 0 && top_k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(top_k - 1, by_weight);
-            self.candidates.truncate(top_k);
-        }
-        if params.top_p < 1.0 {
-            self.candidates.sort_unstable_by(by_weight);
-            let total: f64 = self.candidates.iter().map(|c| f64::from(c.1)).sum();
-            let wanted = total * f64::from(params.top_p);
-            let mut sum = 0.0;
-            // The smallest set that reaches top_p: always at least the most probable token.
-            let kept = self.candidates.iter().position(|c| {
-                sum += f64::from(c.1);
-                sum >= wanted
-            });
-            self.candidates
-                .truncate(kept.map_or(self.candidates.len(), |last| last + 1));
-        } else if top_k > 0 {
-            // `select_nth_unstable` leaves an order that depends on its pivots only, but say so.
-            self.candidates.sort_unstable_by_key(|c| c.0);
-        }
-    }
-
-    /// The candidate at quantile `u` in [0, 1).
-    fn draw(&self, u: f64) -> u32 {
-        let total: f64 = self.candidates.iter().map(|c| f64::from(c.1)).sum();
-        let mut rest = u * total;
-        for &(token, weight) in &self.candidates {
-            rest -= f64::from(weight);
-            if rest < 0.0 {
-                return token;
-            }
-        }
-        // Rounding left a sliver: it belongs to the last one.
-        self.candidates
-            .last()
-            .expect("the most probable token is always a candidate")
-            .0
+        Ok(self.drawer.draw(logits, max, &params.draw(index)))
     }
 }
 
@@ -153,30 +103,6 @@ fn penalise(logits: &mut [f32], params: &SamplingParams, history: &History) {
             *logit -= params.frequency_penalty * count as f32 + params.presence_penalty;
         }
     }
-}
-
-/// The largest value and its lowest index. NaN never wins.
-fn arg_max(values: &[f32]) -> (u32, f32) {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (index, &value) in values.iter().enumerate() {
-        if value > best.1 {
-            best = (index as u32, value);
-        }
-    }
-    best
-}
-
-/// Uniform in [0, 1), a function of its arguments: two rounds of SplitMix64's finaliser.
-fn uniform(seed: u64, index: u64) -> f64 {
-    let mixed = mix(mix(seed).wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
-    (mixed >> 11) as f64 / (1u64 << 53) as f64
-}
-
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod arena;
 mod attention;
 mod buffer;
+mod draw;
 mod elementwise;
 mod embedding;
 mod gate;
@@ -30,6 +31,8 @@ use buffer::Floats;
 use pack::Packer;
 use threads::Threads;
 
+pub use draw::Drawer;
+pub use elementwise::arg_max;
 pub use embedding::Embedding;
 pub use gate::{Routing, Tally};
 pub use linear::{HeadLinear, Linear};

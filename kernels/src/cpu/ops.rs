@@ -8,14 +8,15 @@ use millrace_model::matrix::Matrix;
 
 use super::attention::{self, Cache, Heads};
 use super::buffer::Floats;
+use super::draw::Drawer;
 use super::pack::View;
 use super::{
     CpuBackend, Embedding, Expert, Experts, HeadLinear, Linear, Routing, Tally, Tensor, Vector,
     elementwise, gate, linear, moe, norm, rope,
 };
 use crate::{
-    Backend, Batch, DeviceMemory, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable,
-    Stacked, Work,
+    Backend, Batch, DeviceMemory, Draw, GateParams, KernelError, Pace, PageLayout, PageMemory,
+    RopeTable, Stacked, Work,
 };
 
 impl Backend for CpuBackend {
@@ -253,6 +254,19 @@ impl Backend for CpuBackend {
         out.clear();
         let rows = x.values().chunks_exact(x.cols());
         out.extend(rows.map(elementwise::arg_max));
+    }
+
+    fn draw(&self, x: &Tensor, draws: &[(usize, Draw)], out: &mut Vec<(u32, f32)>) {
+        let mut drawer = Drawer::default();
+        out.clear();
+        out.extend(draws.iter().map(|(row, draw)| {
+            let logits = &x.values()[row * x.cols()..][..x.cols()];
+            let (token, max) = elementwise::arg_max(logits);
+            match max.is_finite() {
+                true => (drawer.draw(logits, max, draw), max),
+                false => (token, f32::NAN),
+            }
+        }));
     }
 
     fn wait(&self) {}

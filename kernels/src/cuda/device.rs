@@ -125,6 +125,9 @@ kernels! {
         fp8_quantize: Fp8Quantize,
         fp8_silu_mul_quantize: Fp8Quantize,
     }
+    sm90_f32_draw {
+        draw: Draw,
+    }
     sm90_f32_gate {
         route: Route,
         count_choices: Count,

@@ -61,6 +61,7 @@ pub struct CudaBackend {
 struct Space {
     index: Scratch,
     best: Scratch,
+    draws: Scratch,
     moe: moe::Space,
     mla: mla::Space,
 }

@@ -17,8 +17,8 @@ use super::{
     Routing, Tally, Tensor, Vector, fp8, gemm, graph, layer_of, mla,
 };
 use crate::{
-    Backend, Batch, DeviceMemory, GateParams, KernelError, Pace, PageLayout, PageMemory, RopeTable,
-    Stacked, Work,
+    Backend, Batch, DeviceMemory, Draw, GateParams, KernelError, Pace, PageLayout, PageMemory,
+    RopeTable, Stacked, Work,
 };
 
 // Every launch below passes addresses of tensors, weights and pages whose sizes were checked or set just before,
@@ -384,6 +384,51 @@ impl Backend for CudaBackend {
         let mut found = vec![[0u32; 2]; x.rows()];
         memory.download(0, &mut found);
         out.clear();
+        out.extend(found.iter().map(|best| (best[0], f32::from_bits(best[1]))));
+    }
+
+    fn draw(&self, x: &Tensor, draws: &[(usize, Draw)], out: &mut Vec<(u32, f32)>) {
+        assert!(x.kind() == Kind::F32 && x.cols() > 0);
+        out.clear();
+        if draws.is_empty() {
+            return;
+        }
+        let spec = |&(row, draw): &(usize, Draw)| {
+            assert!(row < x.rows());
+            params::DrawSpec {
+                row: row as u32,
+                top_k: draw.top_k,
+                inverse_temperature: draw.inverse_temperature,
+                min_p: draw.min_p,
+                top_p: draw.top_p,
+                padding: 0,
+                quantile: draw.quantile,
+            }
+        };
+        let specs: Vec<params::DrawSpec> = draws.iter().map(spec).collect();
+        let space = &mut *self.space();
+        let memory = space.best.at_least(&self.device, 8 * draws.len());
+        let params = params::Draw {
+            x: x.matrix(),
+            cols: x.cols() as u32,
+            specs: space.draws.upload(&self.device, &specs),
+            out: memory.address(),
+        };
+        let shape = Shape {
+            grid: [draws.len(), 1, 1],
+            threads: 1024,
+            shared: 0,
+        };
+        let bytes = 4 * draws.len() * x.cols();
+        self.moved("draws", bytes, || {
+            // SAFETY: see above; there is a place for every draw.
+            unsafe {
+                self.device
+                    .launch(&self.device.kernels.draw, shape, &params)
+            }
+        });
+        let mut found = vec![[0u32; 2]; draws.len()];
+        memory.download(0, &mut found);
         out.extend(found.iter().map(|best| (best[0], f32::from_bits(best[1]))));
     }
 

@@ -100,6 +100,27 @@ pub struct Silu {
     pub narrow: Narrow,
 }
 
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct DrawSpec {
+    pub row: u32,
+    pub top_k: u32,
+    pub inverse_temperature: f32,
+    pub min_p: f32,
+    pub top_p: f32,
+    pub padding: u32,
+    pub quantile: f64,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Draw {
+    pub x: Matrix,
+    pub cols: u32,
+    pub specs: Address,
+    pub out: Address,
+}
+
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct ArgMax {

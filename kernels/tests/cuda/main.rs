@@ -11,6 +11,7 @@
 
 mod attention;
 mod dense;
+mod draw;
 mod exchange;
 mod experts;
 
