@@ -5,8 +5,9 @@ use std::sync::Arc;
 use millrace_model::config::{Scoring, TopkMethod};
 use millrace_model::matrix::Matrix;
 
+use super::copier::Copier;
 use super::device::Shape;
-use super::memory::{Copier, Memory};
+use super::memory::Memory;
 use super::moe::{Pieces, Products};
 use super::params;
 use super::profile::{Cost, Peak, bytes_of};

@@ -1,7 +1,7 @@
 //! One lease and its fence.
 //!
 //! The fence is a mutex. A transport thread holds it while it copies bytes into a page, never for
-//! more than [`LANDING_SLICE`] bytes and never while it waits for a peer; whoever ends the lease
+//! more than [`LANDING_SLICE`] bytes ([`DEVICE_SLICE`] inside a device's memory) and never while it waits for a peer; whoever ends the lease
 //! takes it once. So ending a lease is quick whatever the peer does, and after it no byte lands.
 
 use std::io;
@@ -16,6 +16,8 @@ use crate::memory::MemoryRegion;
 
 /// Most bytes copied under the fence at once: some 50 µs, the longest that ending a lease waits.
 pub(crate) const LANDING_SLICE: usize = 256 << 10;
+/// The same inside a device's memory: some 10 µs, most of them for asking. Most pages are smaller.
+const DEVICE_SLICE: usize = 8 << 20;
 
 pub(super) struct Entry {
     pub id: u64,
@@ -227,6 +229,33 @@ impl LandingPage {
         self.filled += count;
         fence.landed_bytes += count as u64;
         Ok(Ok(count))
+    }
+
+    /// Copies up to `limit` bytes of `from`, in memory of the page's device, to the page's next free byte.
+    /// Returns how many.
+    ///
+    /// # Safety
+    /// The region is a device's, and `from` is valid there for reads of `limit` bytes.
+    pub(crate) unsafe fn fill_on_device(
+        &mut self,
+        limit: usize,
+        from: *const u8,
+    ) -> Result<usize, LeaseOver> {
+        let region = &self.entry.region;
+        let access = region.access().expect("the caller's promise");
+        let room = region.page_bytes() - self.filled;
+        let count = room.min(limit).min(DEVICE_SLICE);
+        let page = region.page_ptr(self.entry.pages[self.index as usize]);
+        let mut fence = self.entry.fence.lock();
+        if fence.phase != Phase::Open {
+            return Err(LeaseOver);
+        }
+        // SAFETY: as many bytes as there are, and as have room in the page, which is ours while the fence is
+        // held. Done when it returns, and so before the fence is let go.
+        unsafe { access.copy(from, page.add(self.filled), count) };
+        self.filled += count;
+        fence.landed_bytes += count as u64;
+        Ok(count)
     }
 
     /// Counts the page as written. Every byte must have come, with the checksum it was sent with.

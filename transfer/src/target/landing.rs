@@ -126,7 +126,13 @@ impl Receiver<'_> {
             if count == 0 || count > limit {
                 return Err(End::DataOverrun { bytes, limit });
             }
-            ring.take(count, |piece, length| sink.copy(piece, length));
+            let on_device = ring.is_on_device();
+            ring.take(count, |piece, length| match on_device {
+                // SAFETY: a piece of a ring in memory of the region's device, which its peer may change
+                // meanwhile: then it spoils its own page.
+                true => unsafe { sink.copy_on_device(piece, length) },
+                false => sink.copy(piece, length),
+            });
             left -= count;
             self.owed += count;
             // Often enough for the peer to go on filling while this side empties.
@@ -172,6 +178,22 @@ impl Sink<'_> {
             match copied {
                 Ok(Ok(length)) => done += length,
                 Ok(Err(_)) | Err(LeaseOver) => return,
+            }
+        }
+    }
+
+    /// The same with `count` bytes of the memory of the page's device.
+    ///
+    /// # Safety
+    /// The region is a device's, and `from` is valid there for reads of `count` bytes.
+    unsafe fn copy_on_device(&mut self, from: *const u8, count: usize) {
+        let mut done = 0;
+        while let Some(page) = self.page.as_mut().filter(|_| !self.over && done < count) {
+            // SAFETY: what is left of the caller's bytes.
+            let copied = unsafe { page.fill_on_device(count - done, from.add(done)) };
+            match copied {
+                Ok(length) => done += length,
+                Err(LeaseOver) => self.over = true,
             }
         }
     }

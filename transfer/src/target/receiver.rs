@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::end::End;
-use super::handshake;
+use super::handshake::{self, Asked};
+use super::rings::{Guest, NoRing};
 use crate::config::Wire;
 use crate::deadline::within;
 use crate::error::Refusal;
@@ -60,6 +61,8 @@ pub(super) struct Receiver<'a> {
     agent: Option<Agent>,
     /// Present once a peer has been welcomed that is to write into one.
     pub ring: Option<RingReader>,
+    /// Whose device writes the ring, where one does.
+    guest: Option<Guest>,
     /// Whether it counts as open.
     counted: bool,
     /// Ring bytes taken and not yet given back.
@@ -81,6 +84,7 @@ impl<'a> Receiver<'a> {
             inbox: Inbox::new(),
             agent: None,
             ring: None,
+            guest: None,
             counted: false,
             owed: 0,
             replies: Vec::new(),
@@ -90,30 +94,33 @@ impl<'a> Receiver<'a> {
 
     fn run(&mut self) -> Result<Never, End> {
         let first = self.next_frame(self.shared.config.stall, End::Stalled);
-        if handshake::check(self.shared, first)? {
+        let asked = handshake::check(self.shared, first)?;
+        if asked.nixl {
             self.wire = Wire::Nixl;
         }
         let counters = self.shared.counters.wire(self.wire);
         add(&counters.connections, 1);
         add(&counters.connections_opened, 1);
         self.counted = true;
-        self.welcome()?;
+        self.welcome(&asked)?;
         loop {
             let frame = self.next_frame(self.shared.config.idle, End::Idle)?;
             self.serve_frame(frame)?;
         }
     }
 
-    fn welcome(&mut self) -> Result<(), End> {
+    fn welcome(&mut self, asked: &Asked) -> Result<(), End> {
         let config = &self.shared.config;
         let mut fd = None;
         let (mut ring_address, mut description) = (0, Vec::new());
         match self.wire {
             Wire::Tcp => {}
             Wire::Shm => {
-                let (ring, shared) = RingReader::create(config.ring_bytes)?;
-                self.ring = Some(ring);
-                fd = Some(shared);
+                if !(asked.device && self.open_to_device(&mut description)) {
+                    let (ring, shared) = RingReader::create(config.ring_bytes)?;
+                    self.ring = Some(ring);
+                    fd = Some(shared);
+                }
             }
             Wire::Nixl => {
                 description = self.open_to_nixl()?;
@@ -129,11 +136,46 @@ impl<'a> Receiver<'a> {
             description,
         }
         .encode(&mut bytes);
-        match fd {
+        let let_go = self.guest.as_ref().map(|guest| guest.let_go.as_fd());
+        match fd.as_ref().map(AsFd::as_fd).or(let_go) {
             None => self.socket.send_all(&bytes, config.stall)?,
-            Some(fd) => send_with_fd(self.socket, &bytes, fd.as_fd())?,
+            Some(fd) => send_with_fd(self.socket, &bytes, fd)?,
         }
         Ok(())
+    }
+
+    /// Makes a ring that the peer's device can write, and its handle; false if pages have to go by way of the
+    /// host.
+    fn open_to_device(&mut self, handle: &mut Vec<u8>) -> bool {
+        match self.make_device_ring() {
+            Ok((ring, guest, description)) => {
+                (self.ring, self.guest, *handle) = (Some(ring), Some(guest), description);
+                true
+            }
+            Err(why) => {
+                tracing::warn!(%why, "a peer's pages come by way of the host");
+                false
+            }
+        }
+    }
+
+    fn make_device_ring(&self) -> Result<(RingReader, Guest, Vec<u8>), NoRing> {
+        let config = &self.shared.config;
+        let Some(access) = self.shared.table.region().access() else {
+            return Err(NoRing::OnHost);
+        };
+        if config.checksums {
+            return Err(NoRing::Checksums);
+        }
+        let guest = Guest::of(self.socket)?;
+        let bytes = config.device_ring_bytes;
+        let mut handle = Vec::new();
+        let ring = self.shared.rings.make(|| {
+            let (memory, made) = access.make_ring(bytes)?;
+            handle = made;
+            Ok(RingReader::on_device(memory, bytes))
+        })?;
+        Ok((ring, guest, handle))
     }
 
     /// Makes a ring that the peer can write by NIXL; returns what the peer needs to know for that.
@@ -335,7 +377,10 @@ impl Drop for Receiver<'_> {
     fn drop(&mut self) {
         // First the way to the ring, which ends every write that may still come; then the ring.
         self.agent = None;
-        self.ring = None;
+        let ring = self.ring.take();
+        if let (Some(ring), Some(guest)) = (ring, self.guest.take()) {
+            self.shared.rings.retire(ring, guest);
+        }
         if self.counted {
             sub(&self.shared.counters.wire(self.wire).connections, 1);
         }
