@@ -109,12 +109,6 @@ pub trait PageCopier: Send + Sync {
     /// `to` is valid, on the device, for writes of `from.len()` bytes.
     unsafe fn write(&self, from: &[u8], to: *mut u8);
 
-    /// Copies `bytes` bytes inside the device's memory. Done when it returns.
-    ///
-    /// # Safety
-    /// `from` is valid, on the device, for reads of `bytes` bytes, and `to` for writes.
-    unsafe fn copy(&self, from: *const u8, to: *mut u8, bytes: usize);
-
     /// Begins a copy of `bytes` bytes, of which `to` may be in another process's ring, and does not wait for it.
     ///
     /// # Errors
@@ -149,6 +143,12 @@ pub trait PageCopy: Send {
     /// # Errors
     /// The device failed, or the one that it copies to.
     fn is_done(&mut self) -> Result<bool, KernelError>;
+
+    /// Waits until it is done.
+    ///
+    /// # Errors
+    /// As for [`is_done`](Self::is_done).
+    fn wait(&mut self) -> Result<(), KernelError>;
 }
 
 /// Memory of a ring, of this process or another.

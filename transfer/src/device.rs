@@ -18,12 +18,6 @@ pub trait DeviceAccess: Send + Sync {
     /// `to` is valid, on the device, for writes of `from.len()` bytes.
     unsafe fn write(&self, from: &[u8], to: *mut u8);
 
-    /// Copies `bytes` bytes inside the device's memory. Done when it returns.
-    ///
-    /// # Safety
-    /// `from` is valid, on the device, for reads of `bytes` bytes, and `to` for writes.
-    unsafe fn copy(&self, from: *const u8, to: *mut u8, bytes: usize);
-
     /// Begins a copy of `bytes` bytes and does not wait for it. `to` may be in a ring from
     /// [`open_ring`](Self::open_ring).
     ///
@@ -61,6 +55,12 @@ pub trait DeviceCopy: Send {
     /// # Errors
     /// It was not copied, and never will be.
     fn is_done(&mut self) -> Result<bool, DeviceError>;
+
+    /// Waits until every byte is there.
+    ///
+    /// # Errors
+    /// As for [`is_done`](Self::is_done).
+    fn wait(&mut self) -> Result<(), DeviceError>;
 }
 
 /// Memory of a device, made or opened.

@@ -42,8 +42,9 @@
 //!    belongs to that one connection. Only the target's own thread copies into pages, and only while
 //!    it holds the fence of a live lease ([`lease`] module). A peer stopped in the middle of a write
 //!    and resumed after revocation spoils its own ring, nothing else.
-//! 2. **Ending a lease waits for no peer.** The fence is held for one copy of at most 256 KiB (8 MiB
-//!    inside a device's memory), never while waiting; so `revoke` returns at once whether the peer is alive, dead, hung or stopped.
+//! 2. **Ending a lease waits for no peer.** The fence is held for one copy of at most 256 KiB, never
+//!    while waiting, and a device ends what it has begun within microseconds; so `revoke` returns at
+//!    once whether the peer is alive, dead, hung or stopped.
 //! 3. **No free without proof.** [`WritesEnded`] is made by `complete` and `revoke` alone.
 //! 4. **A page is under at most one lease**, and each is written at most once under it.
 //! 5. **Nothing is trusted that a peer can change later**: lengths, positions and keys travel over

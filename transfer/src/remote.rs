@@ -27,7 +27,7 @@ pub(crate) trait RemoteMemory: Send {
         to: u64,
     ) -> Result<Box<dyn RemoteWrite>, RemoteError>;
 
-    /// For how long after the last write that was done it pays to ask without a pause.
+    /// For how long after something has moved it pays to ask, and to wait for answers, without a pause.
     fn spin(&self) -> Duration;
 }
 
@@ -98,13 +98,15 @@ impl RemoteRing {
         self.remote.reaches(source)
     }
 
-    /// How long to wait, `quiet` after the last write that was done, before asking about the next.
-    pub(crate) fn pause(&self, quiet: Duration) -> Duration {
-        match quiet < self.remote.spin() {
-            true => Duration::ZERO,
-            // Slower the longer nothing happens, but never idle for as long as something could.
-            false => (quiet / 8).clamp(POLL, SLOW_POLL),
+    /// How long to wait before asking again, `quiet` after something has moved; `None` until it is told of by a
+    /// descriptor. `unanswered`: the target owes answers.
+    pub(crate) fn pause(&self, quiet: Duration, unanswered: bool) -> Option<Duration> {
+        if quiet < self.remote.spin() && (self.is_writing() || unanswered) {
+            return Some(Duration::ZERO);
         }
+        // Slower the longer nothing happens, but never idle for as long as something could.
+        self.is_writing()
+            .then(|| (quiet / 8).clamp(POLL, SLOW_POLL))
     }
 
     pub(crate) fn bytes(&self) -> usize {

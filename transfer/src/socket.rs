@@ -124,6 +124,18 @@ impl Socket {
         wait(&mut fds, Some(deadline))
     }
 
+    /// Waits for up to `time` and does not sleep meanwhile.
+    pub(crate) fn spin(&self, events: i16, time: Duration) -> io::Result<bool> {
+        let mut fds = [poll_fd(self.raw(), events)];
+        let deadline = within(time);
+        while !wait_briefly(&mut fds, Duration::ZERO)? {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The number of the process that has connected this local socket.
     pub(crate) fn peer_process(&self) -> io::Result<libc::pid_t> {
         let mut peer = libc::ucred {

@@ -47,7 +47,7 @@ struct Page {
 }
 
 impl AsRef<[u8]> for Page {
-    /// Looked at once when queued, once when begun, and once for every part.
+    /// Looked at once when queued and once for every part (and with checksums once when begun).
     fn as_ref(&self) -> &[u8] {
         let signal = match self.act {
             Act::Nothing => return &self.bytes,

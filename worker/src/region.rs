@@ -45,11 +45,6 @@ impl DeviceAccess for ByCopier {
         unsafe { self.0.write(from, to) }
     }
 
-    unsafe fn copy(&self, from: *const u8, to: *mut u8, bytes: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.copy(from, to, bytes) }
-    }
-
     unsafe fn begin_copy(
         &self,
         from: *const u8,
@@ -76,6 +71,10 @@ struct Begun(Box<dyn PageCopy>);
 impl DeviceCopy for Begun {
     fn is_done(&mut self) -> Result<bool, DeviceError> {
         self.0.is_done().map_err(told)
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        self.0.wait().map_err(told)
     }
 }
 

@@ -67,13 +67,6 @@ impl PageCopier for Copier {
         self.device.expect(self.stream.synchronize());
     }
 
-    unsafe fn copy(&self, from: *const u8, to: *mut u8, bytes: usize) {
-        // SAFETY: by the caller's promise.
-        let copy = unsafe { self.begin(from as Address, to as Address, bytes) };
-        let mut copy = self.device.expect(copy);
-        self.device.expect(copy.wait());
-    }
-
     unsafe fn begin_copy(
         &self,
         from: *const u8,
@@ -163,7 +156,7 @@ struct Copy {
 unsafe impl Send for Copy {}
 
 impl Copy {
-    fn wait(&mut self) -> Result<(), DriverError> {
+    fn end(&mut self) -> Result<(), DriverError> {
         if !self.done {
             // SAFETY: recorded when the copy was begun.
             unsafe { result::event::synchronize(self.event) }?;
@@ -176,7 +169,7 @@ impl Copy {
 impl PageCopy for Copy {
     fn is_done(&mut self) -> Result<bool, KernelError> {
         if !self.done {
-            // SAFETY: as in `wait`.
+            // SAFETY: as in `end`.
             match unsafe { result::event::query(self.event) } {
                 Ok(()) => self.done = true,
                 Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => {}
@@ -185,13 +178,18 @@ impl PageCopy for Copy {
         }
         Ok(self.done)
     }
+
+    fn wait(&mut self) -> Result<(), KernelError> {
+        self.end()
+            .map_err(|error| KernelError::Device(error.to_string()))
+    }
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
         if self.device.context().bind_to_thread().is_ok() {
             // A device that has failed copies nothing any more.
-            let _ = self.wait();
+            let _ = self.end();
             // SAFETY: made once, destroyed once.
             let _ = unsafe { result::event::destroy(self.event) };
         }

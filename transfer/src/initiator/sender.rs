@@ -326,8 +326,8 @@ impl Sender {
         // A page over the ring waits for credit, which is an answer.
         let to_socket =
             sending || (self.page.is_some() && matches!(self.connection.way, Way::Socket));
-        let writing = match &self.connection.way {
-            Way::Remote(ring) if ring.is_writing() => Some(ring),
+        let pause = match &self.connection.way {
+            Way::Remote(ring) => ring.pause(self.moved.elapsed(), !self.unanswered.is_empty()),
             _ => None,
         };
         let busy = sending || !self.unanswered.is_empty();
@@ -344,9 +344,10 @@ impl Sender {
             poll_fd(self.peer.wake.raw(), READABLE),
         ];
         let deadline = after(self.moved, patience);
-        let ready = match writing {
-            Some(ring) => wait_briefly(&mut fds, ring.pause(self.moved.elapsed()))
-                .map(|ready| ready || Instant::now() < deadline),
+        let ready = match pause {
+            Some(pause) => {
+                wait_briefly(&mut fds, pause).map(|ready| ready || Instant::now() < deadline)
+            }
             None => wait(&mut fds, Some(deadline)),
         };
         let ready = ready.map_err(|error| WriteError::Lost(error.to_string()))?;

@@ -21,7 +21,6 @@ struct State {
     /// Copies that may still end.
     allowed: AtomicUsize,
     staged: AtomicUsize,
-    copied: AtomicUsize,
     begun: AtomicUsize,
     rings: AtomicUsize,
 }
@@ -37,7 +36,6 @@ impl Device {
             refuses: AtomicBool::new(false),
             allowed: AtomicUsize::new(usize::MAX),
             staged: AtomicUsize::new(0),
-            copied: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             rings: AtomicUsize::new(0),
         }))
@@ -66,11 +64,6 @@ impl Device {
     /// Copies to or from the host.
     pub fn staged(&self) -> usize {
         self.0.staged.load(SeqCst)
-    }
-
-    /// Copies inside its memory.
-    pub fn copied(&self) -> usize {
-        self.0.copied.load(SeqCst)
     }
 
     /// Copies begun so far.
@@ -115,13 +108,6 @@ impl DeviceAccess for Device {
         let to = self.0.host(to as usize) as *mut u8;
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
-    }
-
-    unsafe fn copy(&self, from: *const u8, to: *mut u8, bytes: usize) {
-        self.0.copied.fetch_add(1, SeqCst);
-        let (from, to) = (self.0.host(from as usize), self.0.host(to as usize));
-        // SAFETY: as above.
-        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) }
     }
 
     unsafe fn begin_copy(
@@ -195,16 +181,18 @@ impl DeviceCopy for Copy {
         }
         Ok(self.done)
     }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        while !self.is_done()? {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        if !self.done {
-            while !self.device.take() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            self.run();
-        }
+        self.wait().expect("it always ends");
     }
 }
 
