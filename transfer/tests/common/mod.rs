@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Every test file uses its own part.
 
 pub mod device;
+pub mod peer;
 pub mod sides;
 
 use std::sync::Arc;
