@@ -471,6 +471,10 @@ pub enum KernelError {
     },
     #[error("the device failed: {0}")]
     Device(String),
+    #[error(
+        "memory of a device cannot be shared: {0}; both processes need one IPC and PID namespace, see both GPUs, and GPUs that reach each other (nvidia-smi topo -p2p w)"
+    )]
+    Sharing(String),
     #[error("cannot reserve {bytes} bytes for KV pages: {source}; ask for fewer with --kv-pages")]
     PageMemory {
         bytes: usize,

@@ -22,4 +22,6 @@ pub use backend::{
     RopeTable, Stacked, Work,
 };
 pub use batch::{Batch, Segment};
-pub use pages::{FP8_BLOCK, KvDtype, PAGE_TOKENS, PageCopier, PageLayout, PageMemory};
+pub use pages::{
+    FP8_BLOCK, KvDtype, PAGE_TOKENS, PageCopier, PageCopy, PageLayout, PageMemory, RingMemory,
+};

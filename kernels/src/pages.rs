@@ -5,11 +5,12 @@
 //! `[k of all kv heads | v of all kv heads]`. One page is one contiguous run of bytes, so it is one
 //! transfer descriptor whatever the number of layers.
 
-#[cfg(feature = "cuda")]
 use std::any::Any;
 use std::sync::Arc;
 
 pub use millrace_model::blocks::BLOCK_TOKENS as PAGE_TOKENS;
+
+use crate::KernelError;
 
 /// How cached values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,14 +95,68 @@ enum Place {
     },
 }
 
-/// Copies between the host and a device's pages. Copies are done when a call returns.
+/// Copies to, from and within a device's pages, and rings beside them that other processes' devices can write.
 pub trait PageCopier: Send + Sync {
+    /// Copies to the host. Done when it returns.
+    ///
     /// # Safety
     /// `from` is valid, on the device, for reads of `to.len()` bytes.
     unsafe fn read(&self, from: *const u8, to: &mut [u8]);
+
+    /// Copies from the host. Done when it returns.
+    ///
     /// # Safety
     /// `to` is valid, on the device, for writes of `from.len()` bytes.
     unsafe fn write(&self, from: &[u8], to: *mut u8);
+
+    /// Begins a copy of `bytes` bytes, of which `to` may be in another process's ring, and does not wait for it.
+    ///
+    /// # Errors
+    /// The driver takes no copy.
+    ///
+    /// # Safety
+    /// Until the copy is done or dropped, `from` is valid for reads of `bytes` bytes and `to` for writes.
+    unsafe fn begin_copy(
+        &self,
+        from: *const u8,
+        to: *mut u8,
+        bytes: usize,
+    ) -> Result<Box<dyn PageCopy>, KernelError>;
+
+    /// Makes a ring of at least `bytes` bytes, and the handle by which another process opens it.
+    ///
+    /// # Errors
+    /// The device has no room for it, or its driver does not share memory.
+    fn make_ring(&self, bytes: usize) -> Result<(RingMemory, Vec<u8>), KernelError>;
+
+    /// Opens another process's ring of `bytes` bytes.
+    ///
+    /// # Errors
+    /// The handle is none, is of this very process, is of memory that this device does not reach, or of less.
+    fn open_ring(&self, handle: &[u8], bytes: usize) -> Result<RingMemory, KernelError>;
+}
+
+/// A copy that was begun. Dropping it waits for it.
+pub trait PageCopy: Send {
+    /// Whether it is done.
+    ///
+    /// # Errors
+    /// The device failed, or the one that it copies to.
+    fn is_done(&mut self) -> Result<bool, KernelError>;
+
+    /// Waits until it is done.
+    ///
+    /// # Errors
+    /// As for [`is_done`](Self::is_done).
+    fn wait(&mut self) -> Result<(), KernelError>;
+}
+
+/// Memory of a ring, of this process or another.
+pub struct RingMemory {
+    /// On the device of the copier that it is from.
+    pub address: u64,
+    /// Gives it back when dropped.
+    pub owner: Box<dyn Any + Send>,
 }
 
 // SAFETY: the memory is plain bytes; exclusivity of a page is the page manager's promise, made by

@@ -63,6 +63,8 @@ pub struct TargetConfig {
     /// Shared memory of one connection. It holds what is on its way, not whole pages, so it need
     /// not grow with them.
     pub ring_bytes: usize,
+    /// Memory of the region's device for one connection from another device of this machine.
+    pub device_ring_bytes: usize,
     /// How long a peer may be silent in the middle of a page or a handshake.
     pub stall: Duration,
     /// How long a connection may be silent between writes. Peers send a sign of life well before
@@ -70,7 +72,8 @@ pub struct TargetConfig {
     pub idle: Duration,
     /// Connections beyond this are turned away.
     pub max_connections: usize,
-    /// Ask peers for a checksum of every page, verified before the page counts as written.
+    /// Ask peers for a checksum of every page, verified before the page counts as written. Pages then go by
+    /// way of the host, also between devices.
     pub checksums: bool,
 }
 
@@ -81,6 +84,7 @@ impl Default for TargetConfig {
             shm: true,
             nixl: None,
             ring_bytes: 4 << 20,
+            device_ring_bytes: 64 << 20,
             stall: Duration::from_secs(5),
             idle: Duration::from_secs(120),
             max_connections: 1024,

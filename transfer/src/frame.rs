@@ -10,11 +10,11 @@ use crate::error::DecodeError;
 use crate::layout::{Layout, MAX_FIELDS};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MILLRACE");
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 pub(crate) const HEADER: usize = 8;
 /// Longest message of an announcement.
 pub(crate) const MAX_MESSAGE: usize = 64 << 10;
-/// Longest description of a target's ring: NIXL's, mostly addresses of network cards.
+/// Longest description of a target's ring: NIXL's, which is mostly addresses of network cards.
 pub(crate) const MAX_DESCRIPTION: usize = 64 << 10;
 /// Longest body: an announcement with its longest message, or a layout at its limits.
 pub(crate) const MAX_BODY: usize = MAX_MESSAGE + (8 << 10);
@@ -22,10 +22,12 @@ pub(crate) const MAX_BODY: usize = MAX_MESSAGE + (8 << 10);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Frame {
     // Initiator to target.
-    /// With `nixl` the peer wants a ring that it can write by NIXL.
+    /// With `nixl` the peer wants a ring that it can write by NIXL, with `device` one in the memory of the
+    /// target's device if that can be had.
     Hello {
         incarnation: u128,
         nixl: bool,
+        device: bool,
         layout: Layout,
     },
     /// A page follows. `seq` counts the frames that want an answer, from 0.
@@ -59,7 +61,9 @@ pub(crate) enum Frame {
     // Target to initiator.
     /// Accepted. `ring_bytes` is 0 where payload goes over the socket; a peer silent for
     /// `idle_millis` between writes is let go. For NIXL, `ring_address` and `description` are what
-    /// the peer needs to write the ring.
+    /// the peer needs to write the ring. For shared memory, `description` is the handle of a ring in a
+    /// device's memory, and the descriptor passed along says when the peer has let go of it; without a
+    /// handle the descriptor is the ring.
     Welcome {
         ring_bytes: u64,
         checksums: bool,
@@ -156,10 +160,11 @@ impl Frame {
             Frame::Hello {
                 incarnation,
                 nixl,
+                device,
                 layout,
             } => {
                 to.u64(MAGIC).u16(VERSION).u128(*incarnation);
-                to.u8((*nixl).into());
+                to.u8((*nixl).into()).u8((*device).into());
                 to.u64(layout.page_bytes() as u64)
                     .u32(layout.fields().len() as u32);
                 for (name, value) in layout.fields() {
@@ -339,6 +344,7 @@ fn hello(from: &mut Reader<'_>) -> Result<Frame, DecodeError> {
         });
     }
     let (incarnation, nixl) = (from.u128()?, from.flag("NIXL flag")?);
+    let device = from.flag("device flag")?;
     let page_bytes = from.u64()?;
     let page_bytes = usize::try_from(page_bytes).map_err(|_| DecodeError::BadValue {
         what: "page size",
@@ -351,6 +357,7 @@ fn hello(from: &mut Reader<'_>) -> Result<Frame, DecodeError> {
     Ok(Frame::Hello {
         incarnation,
         nixl,
+        device,
         layout: Layout::from_parts(page_bytes, fields),
     })
 }
@@ -380,13 +387,14 @@ mod tests {
         ];
         let write = any::<(u64, u64, u128, u32, u64, Option<u64>)>();
         prop_oneof![
-            (any::<(u128, bool)>(), layout).prop_map(|((incarnation, nixl), layout)| {
-                Frame::Hello {
+            (any::<(u128, bool, bool)>(), layout).prop_map(
+                |((incarnation, nixl, device), layout)| Frame::Hello {
                     incarnation,
                     nixl,
+                    device,
                     layout,
                 }
-            }),
+            ),
             write.prop_map(|(seq, lease, key, index, bytes, checksum)| {
                 Frame::Write {
                     seq,
@@ -499,6 +507,7 @@ mod tests {
         Frame::Hello {
             incarnation: 0,
             nixl: true,
+            device: true,
             layout: full,
         }
         .encode(&mut hello);

@@ -43,7 +43,8 @@
 //!    it holds the fence of a live lease ([`lease`] module). A peer stopped in the middle of a write
 //!    and resumed after revocation spoils its own ring, nothing else.
 //! 2. **Ending a lease waits for no peer.** The fence is held for one copy of at most 256 KiB, never
-//!    while waiting; so `revoke` returns at once whether the peer is alive, dead, hung or stopped.
+//!    while waiting, and a device ends what it has begun within microseconds; so `revoke` returns at
+//!    once whether the peer is alive, dead, hung or stopped.
 //! 3. **No free without proof.** [`WritesEnded`] is made by `complete` and `revoke` alone.
 //! 4. **A page is under at most one lease**, and each is written at most once under it.
 //! 5. **Nothing is trusted that a peer can change later**: lengths, positions and keys travel over
@@ -57,6 +58,7 @@ mod api;
 mod codec;
 mod config;
 mod deadline;
+mod device;
 mod error;
 mod frame;
 mod grant;
@@ -68,6 +70,7 @@ mod machine;
 mod memory;
 mod nixl;
 mod passing;
+mod remote;
 mod ring;
 mod socket;
 mod stats;
@@ -76,6 +79,7 @@ mod wake;
 
 pub use api::{OnFinished, PageInitiator, PageTarget, PageWriter, Written};
 pub use config::{InitiatorConfig, TargetConfig, Transport, Wire};
+pub use device::{DeviceAccess, DeviceCopy, DeviceError, DeviceMemory};
 pub use error::{
     BindError, DecodeError, GrantError, OpenError, Refusal, TryWriteError, WriteError,
 };
@@ -83,7 +87,7 @@ pub use grant::Grant;
 pub use initiator::Initiator;
 pub use layout::Layout;
 pub use lease::{Lease, LeaseEvent, LeaseTable, NotComplete, OnEvent, WritesEnded};
-pub use memory::{DeviceAccess, MemoryKind, MemoryRegion, RegionError, Source};
+pub use memory::{MemoryKind, MemoryRegion, RegionError, Source};
 pub use nixl::{Check, Finding, NixlConfig, NixlError, Probe, choose, probe};
 pub use stats::{FailureKind, LeaseStats, Stats, WireStats};
 pub use target::Target;

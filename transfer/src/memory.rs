@@ -4,24 +4,16 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::device::DeviceAccess;
+
 /// Where a region's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MemoryKind {
     Host,
-    /// Memory of the accelerator with this ordinal. It is moved by way of the host, with the
-    /// [`DeviceAccess`] that the region came with.
+    /// Memory of the accelerator with this ordinal. It is moved with the [`DeviceAccess`] that the region
+    /// came with: straight to another device of the same machine where they reach each other, by way of the
+    /// host otherwise.
     Device(u32),
-}
-
-/// Copies between the host and memory of a device, which the host cannot follow pointers into.
-/// Copies are done when a call returns.
-pub trait DeviceAccess: Send + Sync {
-    /// # Safety
-    /// `from` is valid, on the device, for reads of `to.len()` bytes.
-    unsafe fn read(&self, from: *const u8, to: &mut [u8]);
-    /// # Safety
-    /// `to` is valid, on the device, for writes of `from.len()` bytes.
-    unsafe fn write(&self, from: &[u8], to: *mut u8);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -270,11 +262,18 @@ impl Source {
     }
 
     /// The registered region that it is a page of, if it is one.
-    #[cfg(feature = "nixl")]
     pub(crate) fn region(&self) -> Option<(&MemoryRegion, u32)> {
         match &self.0 {
             Kind::Page { region, page, .. } => Some((region, *page)),
             Kind::Bytes(_) => None,
+        }
+    }
+
+    /// Whether the host can read its bytes.
+    pub(crate) fn is_on_host(&self) -> bool {
+        match &self.0 {
+            Kind::Page { region, .. } => region.access().is_none(),
+            Kind::Bytes(_) => true,
         }
     }
 

@@ -6,25 +6,39 @@
 //! A peer of this machine maps the ring, too. The target makes it and maps it read-only; the memory
 //! has no name and goes when both ends have dropped it, however they end. It is sealed against
 //! shrinking, so that neither side can make the other fault. A peer with remote access writes a ring
-//! of the target's own memory by address ([`crate::nixl`]).
+//! of the target's own memory by address ([`crate::nixl`]), and a peer's device one in the memory of the
+//! target's device ([`crate::device`]).
+//!
+//! A ring, also between devices that could write each other's pages: a copy that was queued is made even if
+//! the peer is stopped and its lease has been revoked meanwhile, and then it must not find a page that is
+//! somebody else's by now.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use crate::device::DeviceMemory;
 use crate::socket::cvt;
 
 const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 
-/// A mapping of ring memory and the position in it up to which bytes have been used.
+/// Ring memory and the position in it up to which bytes have been used.
 struct Ring {
     base: *mut u8,
     bytes: usize,
     position: usize,
-    /// Whether somebody may still write to its addresses when it has gone.
-    haunted: bool,
+    held: Held,
 }
 
-// SAFETY: the mapping is owned; the raw pointer is used through `&mut self` only.
+/// What its memory is, and what becomes of it.
+enum Held {
+    Mapping,
+    /// A mapping to whose addresses somebody may still write when it has gone.
+    Haunted,
+    /// Goes with what is in here. The host must not follow pointers into it.
+    Device(#[expect(dead_code, reason = "it is held")] DeviceMemory),
+}
+
+// SAFETY: the memory is owned; the raw pointer is used through `&mut self` only.
 unsafe impl Send for Ring {}
 
 impl Ring {
@@ -42,7 +56,7 @@ impl Ring {
             base: base.cast(),
             bytes,
             position: 0,
-            haunted: false,
+            held: Held::Mapping,
         })
     }
 
@@ -51,7 +65,7 @@ impl Ring {
     fn advance(&mut self, count: usize, mut copy: impl FnMut(*mut u8, usize)) {
         assert!(count <= self.bytes);
         let first = count.min(self.bytes - self.position);
-        // SAFETY: `position < bytes`, and the first piece ends at the mapping's end at the latest.
+        // SAFETY: `position < bytes`, and the first piece ends at the ring's end at the latest.
         copy(unsafe { self.base.add(self.position) }, first);
         if first < count {
             copy(self.base, count - first);
@@ -62,24 +76,31 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        if self.haunted {
-            let flags =
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-            // SAFETY: replaces the mapping made by `mapped`, once, with one that nobody can access.
-            let empty =
-                unsafe { libc::mmap(self.base.cast(), self.bytes, libc::PROT_NONE, flags, -1, 0) };
-            if empty != libc::MAP_FAILED {
-                return;
-            }
+        match self.held {
+            Held::Device(_) => {}
+            // SAFETY: the mapping made by `mapped`, unmapped once.
+            Held::Mapping => unsafe {
+                libc::munmap(self.base.cast(), self.bytes);
+            },
+            Held::Haunted => self.exorcise(),
+        }
+    }
+}
+
+impl Ring {
+    /// Gives the memory back and keeps its addresses from being used again.
+    fn exorcise(&mut self) {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: replaces the mapping made by `mapped`, once, with one that nobody can access.
+        let empty =
+            unsafe { libc::mmap(self.base.cast(), self.bytes, libc::PROT_NONE, flags, -1, 0) };
+        if empty == libc::MAP_FAILED {
             // Only a system out of mappings gets here. Unmapping is what must not happen.
             tracing::error!(
                 bytes = self.bytes,
                 "cannot retire a ring: its memory is lost"
             );
-            return;
         }
-        // SAFETY: the mapping made by `mapped`, unmapped once.
-        unsafe { libc::munmap(self.base.cast(), self.bytes) };
     }
 }
 
@@ -113,8 +134,23 @@ impl RingReader {
     pub(crate) fn registered(bytes: usize) -> io::Result<RingReader> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let mut ring = Ring::mapped(bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1)?;
-        ring.haunted = true;
+        ring.held = Held::Haunted;
         Ok(RingReader(ring))
+    }
+
+    /// A ring of `bytes` bytes in memory of a device.
+    pub(crate) fn on_device(memory: DeviceMemory, bytes: usize) -> RingReader {
+        RingReader(Ring {
+            base: memory.address as *mut u8,
+            bytes,
+            position: 0,
+            held: Held::Device(memory),
+        })
+    }
+
+    /// Whether the pieces that it gives are for a device and not for the host.
+    pub(crate) fn is_on_device(&self) -> bool {
+        matches!(self.0.held, Held::Device(_))
     }
 
     pub(crate) fn base(&self) -> *mut u8 {

@@ -124,6 +124,49 @@ impl Socket {
         wait(&mut fds, Some(deadline))
     }
 
+    /// Waits for up to `time` and does not sleep meanwhile.
+    pub(crate) fn spin(&self, events: i16, time: Duration) -> io::Result<bool> {
+        let mut fds = [poll_fd(self.raw(), events)];
+        let deadline = within(time);
+        while !wait_briefly(&mut fds, Duration::ZERO)? {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The number of the process that has connected this local socket.
+    pub(crate) fn peer_process(&self) -> io::Result<libc::pid_t> {
+        let mut peer = libc::ucred {
+            pid: 0,
+            uid: 0,
+            gid: 0,
+        };
+        let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+        // SAFETY: a local of the option's type and its size.
+        cvt(unsafe {
+            libc::getsockopt(
+                self.raw(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut peer).cast(),
+                &raw mut length,
+            )
+        })?;
+        match peer.pid {
+            // Of a PID namespace that cannot be seen from this one.
+            ..=0 => Err(io::ErrorKind::NotFound.into()),
+            pid => Ok(pid),
+        }
+    }
+
+    /// Whether the peer has closed its end.
+    pub(crate) fn has_ended(&self) -> io::Result<bool> {
+        let mut fds = [poll_fd(self.raw(), libc::POLLRDHUP)];
+        wait(&mut fds, Some(Instant::now()))
+    }
+
     /// Ends the connection both ways; whoever waits on it wakes up.
     pub(crate) fn shutdown(&self) {
         // SAFETY: no memory is involved. An error means that it has ended already.

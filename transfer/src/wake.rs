@@ -1,7 +1,7 @@
 //! Waking a thread that waits in `poll`.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::socket::cvt;
 
@@ -20,6 +20,11 @@ impl Wake {
         self.0.as_raw_fd()
     }
 
+    /// One that another process has made.
+    pub(crate) fn of(fd: OwnedFd) -> Wake {
+        Wake(fd)
+    }
+
     pub(crate) fn signal(&self) {
         let one = 1u64;
         // SAFETY: eight bytes of a local. It fails only where the counter is full: signalled enough.
@@ -30,5 +35,11 @@ impl Wake {
         let mut count = 0u64;
         // SAFETY: eight bytes of a local. It fails only where nothing was signalled.
         unsafe { libc::read(self.raw(), (&raw mut count).cast(), 8) };
+    }
+}
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -5,11 +5,10 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::peer::{IS_PEER, Peer, hex, say, unhex};
 use common::sides::total;
 use common::{Pool, pattern, wait_until};
 use millrace_transfer::{
@@ -25,7 +24,6 @@ const ALL: &[&str] = match cfg!(feature = "nixl") {
     true => &["shm", "tcp", "nixl"],
     false => &["shm", "tcp"],
 };
-const IS_PEER: &str = "MILLRACE_TRANSFER_TEST_PEER";
 
 // ---- the peer's side --------------------------------------------------------------------------
 
@@ -47,7 +45,7 @@ struct Page {
 }
 
 impl AsRef<[u8]> for Page {
-    /// Looked at once when queued, once when begun, and once for every part.
+    /// Looked at once when queued and once for every part (and with checksums once when begun).
     fn as_ref(&self) -> &[u8] {
         let signal = match self.act {
             Act::Nothing => return &self.bytes,
@@ -163,85 +161,7 @@ fn peer_poor_target() {
     }
 }
 
-fn say(line: &str) {
-    // The test harness prints lines of its own.
-    println!("\npeer: {line}");
-    std::io::stdout().flush().unwrap();
-}
-
 // ---- the test's side --------------------------------------------------------------------------
-
-struct Peer {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Peer {
-    fn start(role: &str) -> Peer {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["peer", "--exact", "--nocapture", "--test-threads=1"])
-            .env(IS_PEER, role)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Peer {
-            child,
-            input,
-            output,
-        }
-    }
-
-    fn tell(&mut self, verb: &str, act: &str, grant: &Grant) {
-        writeln!(self.input, "{verb} {act} {}", hex(&grant.to_bytes())).unwrap();
-    }
-
-    fn hear(&mut self) -> String {
-        loop {
-            let mut line = String::new();
-            assert!(
-                self.output.read_line(&mut line).unwrap() > 0,
-                "the peer said nothing and ended"
-            );
-            if let Some(said) = line.trim().strip_prefix("peer: ") {
-                return said.to_owned();
-            }
-        }
-    }
-
-    fn signal(&self, signal: i32) {
-        // SAFETY: a signal to a child that has not been waited for.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
-    }
-
-    fn wait_stopped(&self) {
-        let stat = format!("/proc/{}/stat", self.child.id());
-        wait_until("the peer stops", || {
-            let stat = std::fs::read_to_string(&stat).unwrap();
-            stat.rsplit(") ").next().unwrap().starts_with('T')
-        });
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len() / 2)
-        .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
-        .collect()
-}
 
 fn bind(pool: &Pool, stall: Duration) -> Target {
     let config = TargetConfig {
@@ -511,6 +431,8 @@ fn a_target_that_stops_is_given_up_after_the_stall_time() {
 #[cfg(feature = "nixl")]
 #[test]
 fn a_target_out_of_memory_for_rings_says_so_and_is_written_another_way() {
+    use std::io::Write as _;
+
     use millrace_transfer::{OpenError, Wire};
 
     let mut target = Peer::start("poor target");

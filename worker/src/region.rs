@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use millrace_engine::pages::PagePool;
-use millrace_kernels::PageCopier;
-use millrace_transfer::{DeviceAccess, MemoryRegion, RegionError};
+use millrace_kernels::{KernelError, PageCopier, PageCopy, RingMemory};
+use millrace_transfer::{
+    DeviceAccess, DeviceCopy, DeviceError, DeviceMemory, MemoryRegion, RegionError,
+};
 
 /// The whole of a pool's memory as a region that pages move into (decode) or out of (prefill).
 pub fn transfer_region(pool: &PagePool) -> Result<MemoryRegion, RegionError> {
@@ -29,7 +31,7 @@ pub fn transfer_region(pool: &PagePool) -> Result<MemoryRegion, RegionError> {
     }
 }
 
-/// A backend's copies are what transfer calls access: neither knows the other.
+/// A backend's copies are what transfer calls access: neither crate knows the other.
 struct ByCopier(Arc<dyn PageCopier>);
 
 impl DeviceAccess for ByCopier {
@@ -42,4 +44,45 @@ impl DeviceAccess for ByCopier {
         // SAFETY: the caller's promise.
         unsafe { self.0.write(from, to) }
     }
+
+    unsafe fn begin_copy(
+        &self,
+        from: *const u8,
+        to: *mut u8,
+        bytes: usize,
+    ) -> Result<Box<dyn DeviceCopy>, DeviceError> {
+        // SAFETY: the caller's promise.
+        let copy = unsafe { self.0.begin_copy(from, to, bytes) };
+        Ok(Box::new(Begun(copy.map_err(told)?)))
+    }
+
+    fn make_ring(&self, bytes: usize) -> Result<(DeviceMemory, Vec<u8>), DeviceError> {
+        let (ring, handle) = self.0.make_ring(bytes).map_err(told)?;
+        Ok((memory(ring), handle))
+    }
+
+    fn open_ring(&self, handle: &[u8], bytes: usize) -> Result<DeviceMemory, DeviceError> {
+        self.0.open_ring(handle, bytes).map(memory).map_err(told)
+    }
+}
+
+struct Begun(Box<dyn PageCopy>);
+
+impl DeviceCopy for Begun {
+    fn is_done(&mut self) -> Result<bool, DeviceError> {
+        self.0.is_done().map_err(told)
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        self.0.wait().map_err(told)
+    }
+}
+
+fn memory(ring: RingMemory) -> DeviceMemory {
+    let RingMemory { address, owner } = ring;
+    DeviceMemory { address, owner }
+}
+
+fn told(error: KernelError) -> DeviceError {
+    DeviceError(error.to_string())
 }

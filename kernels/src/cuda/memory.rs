@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use bytemuck::Pod;
-use cudarc::driver::{CudaStream, result, sys};
+use cudarc::driver::{result, sys};
 
 use super::device::Device;
-use super::error::CudaError;
 use super::params::Address;
-use crate::{KernelError, PageCopier};
+use crate::KernelError;
 
 /// Bytes on a device, freed when this is dropped.
 pub struct Memory {
@@ -167,40 +166,5 @@ impl Scratch {
         let memory = self.at_least(device, size_of_val(values));
         memory.upload(0, values);
         memory.address()
-    }
-}
-
-/// Copies pages on a stream of its own, beside what computes.
-pub struct Copier {
-    device: Arc<Device>,
-    stream: Arc<CudaStream>,
-}
-
-impl Copier {
-    pub fn new(device: &Arc<Device>) -> Result<Copier, CudaError> {
-        Ok(Copier {
-            device: device.clone(),
-            stream: device.another_stream()?,
-        })
-    }
-}
-
-impl PageCopier for Copier {
-    unsafe fn read(&self, from: *const u8, to: &mut [u8]) {
-        self.device.bind();
-        // SAFETY: by the caller's promise; waited for before `to` is given back.
-        let copied =
-            unsafe { result::memcpy_dtoh_async(to, from as Address, self.stream.cu_stream()) };
-        self.device.expect(copied);
-        self.device.expect(self.stream.synchronize());
-    }
-
-    unsafe fn write(&self, from: &[u8], to: *mut u8) {
-        self.device.bind();
-        // SAFETY: by the caller's promise; waited for before this returns.
-        let copied =
-            unsafe { result::memcpy_htod_async(to as Address, from, self.stream.cu_stream()) };
-        self.device.expect(copied);
-        self.device.expect(self.stream.synchronize());
     }
 }

@@ -9,6 +9,7 @@
 //! what is missing.
 
 mod batch;
+mod copier;
 mod device;
 mod error;
 mod exchange;

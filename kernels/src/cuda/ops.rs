@@ -6,8 +6,9 @@ use cudarc::driver::result;
 use millrace_model::config::{Scoring, TopkMethod};
 use millrace_model::matrix::Matrix;
 
+use super::copier::Copier;
 use super::device::Shape;
-use super::memory::{Copier, Memory};
+use super::memory::Memory;
 use super::moe::{Pieces, Products};
 use super::params;
 use super::profile::{Cost, Peak, bytes_of};

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::device::DeviceRing;
 use crate::config::{InitiatorConfig, Transport, Wire};
 use crate::deadline::within;
 use crate::error::{DecodeError, OpenError};
@@ -15,8 +16,10 @@ use crate::grant::Grant;
 use crate::inbox::Inbox;
 use crate::layout::Layout;
 use crate::machine;
-use crate::nixl::{Agent, RemoteRing};
+use crate::memory::{MemoryKind, MemoryRegion};
+use crate::nixl::Agent;
 use crate::passing::recv_with_fd;
+use crate::remote::{RemoteError, RemoteRing};
 use crate::ring::RingWriter;
 use crate::socket::{READABLE, Socket};
 
@@ -37,7 +40,7 @@ pub(crate) enum Way {
     Socket,
     /// Into a ring that this process has mapped.
     Shared(RingWriter),
-    /// Into a ring in the target's memory.
+    /// Into a ring that only a card or a device can write.
     Remote(RemoteRing),
 }
 
@@ -54,12 +57,13 @@ pub(crate) struct Origin<'a> {
     pub config: &'a InitiatorConfig,
     /// Where this side has NIXL.
     pub nixl: Option<&'a Arc<Agent>>,
+    /// The pool that pages come from, if it is a device's.
+    pub device: Option<&'a MemoryRegion>,
 }
 
 pub(crate) fn connect(grant: &Grant, origin: &Origin<'_>) -> Result<Connection, OpenError> {
-    let config = origin.config;
     let mut last = OpenError::NoAddress("tcp");
-    for address in addresses(grant, config.transport, origin.nixl.is_some())? {
+    for address in addresses(grant, origin)? {
         match attempt(&address, grant, origin) {
             Ok(connection) => {
                 tracing::info!(wire = connection.wire.as_str(), %address, "connected to a target");
@@ -84,6 +88,8 @@ pub(crate) fn connect(grant: &Grant, origin: &Origin<'_>) -> Result<Connection, 
 
 #[derive(Debug)]
 enum Address {
+    /// With a ring in device memory, if the target makes one.
+    Device(String),
     Local(String),
     Nixl(SocketAddr),
     Tcp(SocketAddr),
@@ -92,6 +98,7 @@ enum Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Address::Device(name) => write!(f, "local socket {name} (device to device)"),
             Address::Local(name) => write!(f, "local socket {name}"),
             Address::Nixl(address) => write!(f, "{address} (NIXL)"),
             Address::Tcp(address) => address.fmt(f),
@@ -100,11 +107,12 @@ impl fmt::Display for Address {
 }
 
 /// Where the target may be reached, best first.
-fn addresses(grant: &Grant, transport: Transport, nixl: bool) -> Result<Vec<Address>, OpenError> {
+fn addresses(grant: &Grant, origin: &Origin<'_>) -> Result<Vec<Address>, OpenError> {
+    let (transport, nixl) = (origin.config.transport, origin.nixl.is_some());
     let local = match &grant.local {
         _ if !transport.allows(Wire::Shm) => None,
         Some(name) if grant.machine != 0 && grant.machine == machine::boot_id() => {
-            Some(Address::Local(name.clone()))
+            Some(name.clone())
         }
         Some(_) if transport == Transport::Shm => return Err(OpenError::OtherMachine),
         None if transport == Transport::Shm => return Err(OpenError::NoAddress("shm")),
@@ -117,8 +125,15 @@ fn addresses(grant: &Grant, transport: Transport, nixl: bool) -> Result<Vec<Addr
         let addresses = grant.addresses.iter().copied().map(address);
         addresses.filter(move |_| allowed && transport.allows(wire))
     };
-    Ok(local
+    // Checksums are computed on the host, so bytes have to come by there.
+    let on_devices = grant.memory != MemoryKind::Host && origin.device.is_some();
+    let device = local
+        .clone()
+        .filter(|_| on_devices && !origin.config.checksums);
+    Ok(device
+        .map(Address::Device)
         .into_iter()
+        .chain(local.map(Address::Local))
         .chain(over(Wire::Nixl, nixl && grant.nixl, Address::Nixl))
         .chain(over(Wire::Tcp, true, Address::Tcp))
         .collect())
@@ -129,15 +144,18 @@ fn attempt(address: &Address, grant: &Grant, origin: &Origin<'_>) -> Result<Conn
     let (socket, wire) = match address {
         // Two pods of one machine usually have network namespaces of their own, and then this
         // fails at once.
-        Address::Local(name) => (Socket::connect_local(name), Wire::Shm),
+        Address::Device(name) | Address::Local(name) => (Socket::connect_local(name), Wire::Shm),
         Address::Nixl(address) => (Socket::connect_tcp(*address, patience), Wire::Nixl),
         Address::Tcp(address) => (Socket::connect_tcp(*address, patience), Wire::Tcp),
     };
-    let address = address.to_string();
+    let device = origin
+        .device
+        .filter(|_| matches!(address, Address::Device(_)));
+    let origin = &Origin { device, ..*origin };
     match socket {
-        Ok(socket) => handshake(socket, wire, &address, grant, origin),
+        Ok(socket) => handshake(socket, wire, &address.to_string(), grant, origin),
         Err(error) => Err(OpenError::Connect {
-            address,
+            address: address.to_string(),
             cause: error.to_string(),
         }),
     }
@@ -170,6 +188,7 @@ fn handshake(
     Frame::Hello {
         incarnation: grant.incarnation,
         nixl: wire == Wire::Nixl,
+        device: origin.device.is_some(),
         layout: origin.layout.clone(),
     }
     .encode(&mut hello);
@@ -220,18 +239,49 @@ fn handshake(
         }
         other => return Err(failed(format!("it answered with a {} frame", other.name()))),
     };
-    let way = match (wire, fd, origin.nixl) {
+    let unavailable = |transport, error: RemoteError| OpenError::Unavailable {
+        transport,
+        cause: error.to_string(),
+    };
+    let way = match (wire, fd, origin) {
         (Wire::Tcp, ..) => Way::Socket,
-        (Wire::Shm, Some(fd), _) => Way::Shared(RingWriter::open(fd, ring_bytes).map_err(broken)?),
-        (Wire::Shm, None, _) => return Err(failed("it passed no shared memory".into())),
-        (Wire::Nixl, _, Some(agent)) => {
-            let ring = RemoteRing::open(agent, &description, ring_address, ring_bytes);
-            Way::Remote(ring.map_err(|error| OpenError::Unavailable {
-                transport: wire.as_str(),
-                cause: error.to_string(),
-            })?)
+        (Wire::Shm, Some(fd), _) if description.is_empty() => {
+            if origin.device.is_some() {
+                tracing::warn!(
+                    address,
+                    "pages go by way of the host: the target has no ring in device memory for them (its log says why)"
+                );
+            }
+            Way::Shared(RingWriter::open(fd, ring_bytes).map_err(broken)?)
         }
-        (Wire::Nixl, _, None) => unreachable!("tried only with an agent"),
+        (
+            Wire::Shm,
+            Some(fd),
+            Origin {
+                device: Some(region),
+                ..
+            },
+        ) => {
+            let ring = DeviceRing::open(region, &description, ring_bytes, fd).and_then(|ring| {
+                let base = ring.base();
+                RemoteRing::new(Box::new(ring), base, ring_bytes)
+            });
+            Way::Remote(ring.map_err(|error| unavailable("copies between devices", error))?)
+        }
+        (Wire::Shm, ..) => return Err(failed("it passed no shared memory".into())),
+        (
+            Wire::Nixl,
+            _,
+            Origin {
+                nixl: Some(agent), ..
+            },
+        ) => {
+            let remote = agent.connect(&description).map_err(RemoteError::from);
+            let ring =
+                remote.and_then(|to| RemoteRing::new(Box::new(to), ring_address, ring_bytes));
+            Way::Remote(ring.map_err(|error| unavailable(wire.as_str(), error))?)
+        }
+        (Wire::Nixl, ..) => unreachable!("tried only with an agent"),
     };
     Ok(Connection {
         wire,

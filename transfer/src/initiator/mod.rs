@@ -4,6 +4,7 @@
 mod answers;
 pub(crate) mod connect;
 mod delivery;
+mod device;
 mod peer;
 mod sender;
 #[cfg(test)]
@@ -11,7 +12,7 @@ mod tests;
 mod writer;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -34,6 +35,8 @@ pub struct Initiator {
     layout: Layout,
     config: InitiatorConfig,
     nixl: Option<Arc<Agent>>,
+    /// The pool that pages are written from, if it is a device's.
+    device: OnceLock<MemoryRegion>,
     counters: Arc<Counters>,
     /// By the target's incarnation. A slot's own lock is held while connecting, so that one target
     /// out of reach keeps nobody from the others.
@@ -63,17 +66,23 @@ impl Initiator {
             layout,
             config,
             nixl: nixl.map(Arc::new),
+            device: OnceLock::new(),
             counters: Arc::default(),
             slots: Mutex::default(),
         })
     }
 
-    /// Registers a pool that pages are written from. Without it NIXL copies every page once more. A device's
-    /// pages are copied anyway, on their way to the host.
+    /// Registers a pool that pages are written from, before the first grant is opened. Without it NIXL copies
+    /// every page once more, and a device's pages go by way of the host to every target. Of devices' pools the
+    /// first counts.
     pub fn register(&self, region: &MemoryRegion) -> Result<(), NixlError> {
+        if region.access().is_some() {
+            self.device.get_or_init(|| region.clone());
+            return Ok(());
+        }
         match &self.nixl {
-            Some(agent) if region.access().is_none() => agent.register_region(region),
-            _ => Ok(()),
+            Some(agent) => agent.register_region(region),
+            None => Ok(()),
         }
     }
 
@@ -116,6 +125,7 @@ impl Initiator {
             layout: &self.layout,
             config: &self.config,
             nixl: self.nixl.as_ref(),
+            device: self.device.get(),
         };
         let connection = connect::connect(grant, &origin)?;
         Running::start(connection, &self.config, self.counters.clone())

@@ -19,17 +19,13 @@ use crate::deadline::after;
 use crate::error::WriteError;
 use crate::frame::Frame;
 use crate::memory::Source;
-use crate::nixl::NixlError;
+use crate::remote::RemoteError;
 use crate::socket::{READABLE, WRITABLE, poll_fd, wait, wait_briefly};
 use crate::stats::{Counters, FailureKind, add, sub};
 
 /// Most bytes put into the ring, or offered to the socket, at once: small enough for both sides to
 /// copy at the same time, large enough for signalling not to matter.
 const CHUNK: usize = 256 << 10;
-/// How soon remote writes are asked about again, at first and in the end. NIXL has nothing that
-/// could be waited for.
-const POLL: Duration = Duration::from_micros(20);
-const SLOW_POLL: Duration = Duration::from_micros(500);
 
 pub(super) struct Sender {
     pub(super) connection: Connection,
@@ -108,7 +104,7 @@ impl Sender {
         self.fail_all(&error);
     }
 
-    /// Cancels remote writes, so that pages can be let go under them.
+    /// Ends remote writes, so that pages can be let go under them.
     pub(super) fn abandon_writes(&mut self) {
         self.connection.way = Way::Socket;
     }
@@ -215,7 +211,7 @@ impl Sender {
                 count
             }
             Way::Remote(ring) => {
-                // As much as there is: few large writes are what cards are fast at.
+                // As much as there is: few large writes are what cards and devices are fast at.
                 let count = left.min(ring.bytes() / 4);
                 if ring.room() < count {
                     return Ok(false);
@@ -258,16 +254,19 @@ impl Sender {
                 }
                 let (lease, key) = (delivery.lease, delivery.key);
                 let queued = queued.elapsed();
-                let source = source.on_host();
+                let source = match &self.connection.way {
+                    Way::Remote(ring) if ring.reaches(&source) => source,
+                    _ => source.on_host(),
+                };
                 let seq = self.expect(What::Page {
                     delivery,
                     source,
                     queued,
                 });
                 self.page = Some(0);
+                let bytes = page_length(&self.unanswered) as u64;
                 let checksums = self.connection.checksums;
-                let page = page_bytes(&self.unanswered);
-                let (bytes, checksum) = (page.len() as u64, checksums.then(|| xxh3_64(page)));
+                let checksum = checksums.then(|| xxh3_64(page_bytes(&self.unanswered)));
                 Frame::Write {
                     seq,
                     lease,
@@ -327,9 +326,9 @@ impl Sender {
         // A page over the ring waits for credit, which is an answer.
         let to_socket =
             sending || (self.page.is_some() && matches!(self.connection.way, Way::Socket));
-        let writing = match &self.connection.way {
-            Way::Remote(ring) => ring.is_writing(),
-            _ => false,
+        let pause = match &self.connection.way {
+            Way::Remote(ring) => ring.pause(self.moved.elapsed(), !self.unanswered.is_empty()),
+            _ => None,
         };
         let busy = sending || !self.unanswered.is_empty();
         let patience = match busy {
@@ -345,13 +344,11 @@ impl Sender {
             poll_fd(self.peer.wake.raw(), READABLE),
         ];
         let deadline = after(self.moved, patience);
-        let ready = match writing {
-            true => {
-                // Slower the longer nothing happens, but never idle for as long as something could.
-                let pause = (self.moved.elapsed() / 8).clamp(POLL, SLOW_POLL);
+        let ready = match pause {
+            Some(pause) => {
                 wait_briefly(&mut fds, pause).map(|ready| ready || Instant::now() < deadline)
             }
-            false => wait(&mut fds, Some(deadline)),
+            None => wait(&mut fds, Some(deadline)),
         };
         let ready = ready.map_err(|error| WriteError::Lost(error.to_string()))?;
         if fds[1].revents != 0 {
@@ -405,7 +402,7 @@ fn page_bytes(unanswered: &VecDeque<Unanswered>) -> &[u8] {
     &source.bytes()[..length]
 }
 
-fn broken(error: NixlError) -> WriteError {
+fn broken(error: RemoteError) -> WriteError {
     WriteError::Lost(error.to_string())
 }
 

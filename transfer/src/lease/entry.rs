@@ -3,6 +3,10 @@
 //! The fence is a mutex. A transport thread holds it while it copies bytes into a page, never for
 //! more than [`LANDING_SLICE`] bytes and never while it waits for a peer; whoever ends the lease
 //! takes it once. So ending a lease is quick whatever the peer does, and after it no byte lands.
+//!
+//! Copies inside a device's memory are begun under the fence and go on after it is let go. They are
+//! left with it, and who ends the lease waits for them: for a few pages, some microseconds each, and
+//! again for no peer.
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::handle::{LeaseEvent, OnEvent};
+use crate::device::{DeviceCopy, DeviceError};
 use crate::error::Refusal;
 use crate::memory::MemoryRegion;
 
@@ -30,6 +35,8 @@ pub(super) struct Entry {
 pub(super) struct Fence {
     pub phase: Phase,
     slots: Vec<Slot>,
+    /// Copies on a device that may not have ended, and the pages (by index) that they fill.
+    copies: Vec<(u32, Box<dyn DeviceCopy>)>,
     pub landed: usize,
     pub landed_bytes: u64,
     /// The first thing that the lease's owner should hear of.
@@ -52,6 +59,20 @@ enum Slot {
     Landed,
 }
 
+impl Fence {
+    /// Waits for copies into pages `of` that are asked for.
+    fn end_copies(&mut self, is_meant: impl Fn(u32) -> bool) {
+        for (_, mut copy) in self.copies.extract_if(.., |(of, _)| is_meant(*of)) {
+            expect(copy.wait());
+        }
+    }
+}
+
+/// A device that refuses a copy inside its own memory is lost, and what it holds with it.
+fn expect<T>(done: Result<T, DeviceError>) -> T {
+    done.unwrap_or_else(|error| panic!("a page cannot be copied on its device: {error}"))
+}
+
 /// The lease has ended: not a byte more may land.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LeaseOver;
@@ -67,6 +88,7 @@ impl Entry {
         let fence = Fence {
             phase: Phase::Open,
             slots: vec![Slot::Empty; pages.len()],
+            copies: Vec::new(),
             landed: 0,
             landed_bytes: 0,
             event: None,
@@ -87,6 +109,7 @@ impl Entry {
         let mut fence = self.fence.lock();
         // The callback would only tell the owner what it has just decided itself.
         fence.on_event = None;
+        fence.end_copies(|_| true);
         std::mem::replace(&mut fence.phase, Phase::Ended)
     }
 
@@ -229,6 +252,40 @@ impl LandingPage {
         Ok(Ok(count))
     }
 
+    /// Begins to copy up to `limit` bytes of `from`, in memory of the page's device, to the page's next free
+    /// byte. Returns how many. [`LandingPage::landed`] waits for them, and so does whoever ends the lease.
+    ///
+    /// # Safety
+    /// The region is a device's, and `from` is valid there for reads of `limit` bytes until the page has landed
+    /// or is dropped.
+    pub(crate) unsafe fn fill_on_device(
+        &mut self,
+        limit: usize,
+        from: *const u8,
+    ) -> Result<usize, LeaseOver> {
+        let region = &self.entry.region;
+        let access = region.access().expect("the caller's promise");
+        let count = (region.page_bytes() - self.filled).min(limit);
+        let page = region.page_ptr(self.entry.pages[self.index as usize]);
+        let mut fence = self.entry.fence.lock();
+        if fence.phase != Phase::Open {
+            return Err(LeaseOver);
+        }
+        // SAFETY: as many bytes as there are, and as have room in the page, which is ours until the lease has
+        // ended; and that waits for what is in `copies`.
+        let copy = unsafe { access.begin_copy(from, page.add(self.filled), count) };
+        fence.copies.push((self.index, expect(copy)));
+        self.filled += count;
+        fence.landed_bytes += count as u64;
+        Ok(count)
+    }
+
+    /// Waits for what was begun.
+    pub(crate) fn end_copies(&self) {
+        let mut fence = self.entry.fence.lock();
+        fence.end_copies(|of| of == self.index);
+    }
+
     /// Counts the page as written. Every byte must have come, with the checksum it was sent with.
     pub(crate) fn landed(mut self, checksum: Option<u64>) -> Result<(), Refusal> {
         let (lease, index) = (self.entry.id, self.index);
@@ -248,6 +305,7 @@ impl LandingPage {
         if fence.phase != Phase::Open {
             return Err(Refusal::LeaseEnded { lease });
         }
+        fence.end_copies(|of| of == index);
         fence.slots[index as usize] = Slot::Landed;
         fence.landed += 1;
         drop(fence);
@@ -260,6 +318,7 @@ impl Drop for LandingPage {
     fn drop(&mut self) {
         if !self.landed {
             let mut fence = self.entry.fence.lock();
+            fence.end_copies(|of| of == self.index);
             fence.slots[self.index as usize] = Slot::Empty;
             fence.landed_bytes -= self.filled as u64;
         }

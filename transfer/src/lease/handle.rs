@@ -113,7 +113,7 @@ impl Lease {
 
     /// Ends the lease whatever the peer is doing. Once this returns, no peer (dead, hung, stopped
     /// or alive) can change a byte of the pages. Never waits for a peer: at most for one copy of
-    /// 256 KiB.
+    /// 256 KiB, or for the few copies that a device has begun.
     pub fn revoke(mut self) -> WritesEnded {
         self.end(|table| &table.ended.revoked)
     }

@@ -26,12 +26,15 @@
 mod agent;
 mod choice;
 mod probe;
-mod remote;
 
 pub(crate) use agent::Agent;
 pub use choice::choose;
 pub use probe::{Check, Finding, Probe, probe};
-pub(crate) use remote::RemoteRing;
+
+use std::time::Duration;
+
+use crate::memory::Source;
+use crate::remote::{RemoteError, RemoteMemory, RemoteWrite};
 
 /// Unless asked for: room for several small pages on their way.
 const MIN_RING_BYTES: usize = 16 << 20;
@@ -56,6 +59,33 @@ impl NixlConfig {
             bytes => bytes,
         };
         bytes.clamp(SMALLEST_RING, LARGEST_RING)
+    }
+}
+
+impl RemoteMemory for agent::Remote {
+    fn reaches(&self, source: &Source) -> bool {
+        source.is_on_host()
+    }
+
+    fn write(
+        &self,
+        source: &Source,
+        offset: usize,
+        bytes: usize,
+        to: u64,
+    ) -> Result<Box<dyn RemoteWrite>, RemoteError> {
+        Ok(Box::new(self.write(source, offset, bytes, to)?))
+    }
+
+    /// Cards take longer than a thread should spin for.
+    fn spin(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl RemoteWrite for agent::Write {
+    fn is_done(&mut self) -> Result<bool, RemoteError> {
+        Ok(self.is_done()?)
     }
 }
 

@@ -111,16 +111,18 @@ impl Acceptor {
                 .iter()
                 .map(|local| poll_fd(local.as_raw_fd(), READABLE)),
         );
+        fds.extend(self.shared.rings.fds());
         wait(&mut fds, None)?;
         self.shared.wake.clear();
         self.collect();
+        self.shared.rings.collect();
         if fds[1].revents != 0
             && let Some(stream) = ready(self.listeners.tcp.accept())?
         {
             self.admit(stream.0.into(), Wire::Tcp)?;
         }
-        if let (Some(local), Some(fd)) = (&self.listeners.local, fds.get(2))
-            && fd.revents != 0
+        if let Some(local) = &self.listeners.local
+            && fds[2].revents != 0
             && let Some(stream) = ready(local.accept())?
         {
             self.admit(stream.0.into(), Wire::Shm)?;

@@ -6,14 +6,21 @@ use crate::error::DecodeError;
 use crate::frame::{Frame, Reason};
 use crate::layout::Layout;
 
-/// Checks a peer's first frame; true if it wants to write by NIXL.
-pub(super) fn check(shared: &Shared, first: Result<Frame, End>) -> Result<bool, End> {
+/// The kinds of ring that a peer can write besides one that it maps.
+pub(super) struct Asked {
+    pub nixl: bool,
+    pub device: bool,
+}
+
+/// Checks a peer's first frame.
+pub(super) fn check(shared: &Shared, first: Result<Frame, End>) -> Result<Asked, End> {
     match first {
         Ok(Frame::Hello {
             incarnation,
             nixl,
+            device,
             layout,
-        }) => fits(shared, incarnation, &layout).map(|()| nixl),
+        }) => fits(shared, incarnation, &layout).map(|()| Asked { nixl, device }),
         Ok(other) => Err(End::OutOfTurn(other.name())),
         Err(End::Malformed(DecodeError::Version { ours, theirs })) => Err(End::Mismatch {
             field: "protocol version".into(),

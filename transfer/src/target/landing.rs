@@ -2,6 +2,10 @@
 //!
 //! The bytes of a page whose lease ends meanwhile are still taken off the wire, and dropped: the
 //! connection carries other leases' pages too.
+//!
+//! Inside a device's memory a page is answered only once its copy has ended, and as asking for a copy and
+//! hearing of its end take longer than the copy, the next ones are begun meanwhile. Nothing waits for the peer,
+//! and nothing is answered, as long as a page is not settled.
 
 use std::io;
 use std::time::Instant;
@@ -12,20 +16,34 @@ use crate::config::Wire;
 use crate::error::Refusal;
 use crate::frame::Frame;
 use crate::lease::{LandingPage, LeaseOver};
+use crate::ring::RingReader;
 use crate::stats::{add, add_time, sub};
 
 /// Bytes dropped at once.
 const SCRATCH: usize = 64 << 10;
+/// Pages whose copies may go on while the next is begun: enough to keep a device busy.
+const UNSETTLED: usize = 3;
+
+/// A page of which everything has been begun to be copied.
+pub(super) struct Landing {
+    page: LandingPage,
+    seq: u64,
+    bytes: u64,
+    /// Bytes of the ring that are read for it until it is settled.
+    reading: usize,
+    began: Instant,
+}
 
 impl Receiver<'_> {
-    /// Fills `page`. The inner error refuses the page, the outer one ends the connection.
+    /// Fills `page`, the `seq`th thing that was asked for, and answers once it has landed.
     pub(super) fn land(
         &mut self,
         page: LandingPage,
+        seq: u64,
         lease: u64,
         bytes: u64,
         checksum: Option<u64>,
-    ) -> Result<Result<(), Refusal>, End> {
+    ) -> Result<(), End> {
         let counters = self.shared.counters.wire(self.wire);
         let began = Instant::now();
         let mut page = if checksum.is_some() {
@@ -36,16 +54,49 @@ impl Receiver<'_> {
         add(&counters.in_flight, 1);
         let arrived = self.fill(Some(&mut page), bytes as usize);
         sub(&counters.in_flight, 1);
-        let answer = match arrived? {
-            Ok(()) => page.landed(checksum),
-            Err(LeaseOver) => Err(Refusal::LeaseEnded { lease }),
-        };
-        if answer.is_ok() {
-            add(&counters.pages, 1);
-            add(&counters.bytes, bytes);
-            add_time(&counters.wire_nanos, began.elapsed());
+        match arrived? {
+            Ok(reading) if reading > 0 => {
+                self.landing.push_back(Landing {
+                    page,
+                    seq,
+                    bytes,
+                    reading,
+                    began,
+                });
+                self.settle(UNSETTLED)?;
+                self.give_back()
+            }
+            Ok(_) => {
+                let answer = page.landed(checksum);
+                if answer.is_ok() {
+                    self.count(bytes, began);
+                }
+                self.answer(seq, answer)
+            }
+            Err(LeaseOver) => self.answer(seq, Err(Refusal::LeaseEnded { lease })),
         }
-        Ok(answer)
+    }
+
+    /// Answers pages once their copies have ended, the oldest first, until `most` are left.
+    pub(super) fn settle(&mut self, most: usize) -> Result<(), End> {
+        while self.landing.len() > most
+            && let Some(landing) = self.landing.pop_front()
+        {
+            let answer = landing.page.landed(None);
+            self.reading -= landing.reading;
+            if answer.is_ok() {
+                self.count(landing.bytes, landing.began);
+            }
+            self.reply(landing.seq, answer)?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, bytes: u64, began: Instant) {
+        let counters = self.shared.counters.wire(self.wire);
+        add(&counters.pages, 1);
+        add(&counters.bytes, bytes);
+        add_time(&counters.wire_nanos, began.elapsed());
     }
 
     /// Takes a page's payload off the wire and drops it.
@@ -62,18 +113,22 @@ impl Receiver<'_> {
         Ok(())
     }
 
+    /// Returns how many bytes of the ring are still being read for the page.
     fn fill(
         &mut self,
         page: Option<&mut LandingPage>,
         bytes: usize,
-    ) -> Result<Result<(), LeaseOver>, End> {
+    ) -> Result<Result<usize, LeaseOver>, End> {
         let over = page.is_none();
         let mut sink = Sink { page, over };
-        match self.wire {
-            Wire::Tcp => self.fill_from_socket(&mut sink, bytes)?,
+        let reading = match self.wire {
+            Wire::Tcp => self.fill_from_socket(&mut sink, bytes).map(|()| 0)?,
             Wire::Nixl | Wire::Shm => self.fill_from_ring(&mut sink, bytes)?,
-        }
-        Ok(if sink.over { Err(LeaseOver) } else { Ok(()) })
+        };
+        Ok(match sink.over {
+            true => Err(LeaseOver),
+            false => Ok(reading),
+        })
     }
 
     fn fill_from_socket(&mut self, sink: &mut Sink<'_>, bytes: usize) -> Result<(), End> {
@@ -106,8 +161,8 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    fn fill_from_ring(&mut self, sink: &mut Sink<'_>, bytes: usize) -> Result<(), End> {
-        let mut left = bytes;
+    fn fill_from_ring(&mut self, sink: &mut Sink<'_>, bytes: usize) -> Result<usize, End> {
+        let (mut left, mut reading) = (bytes, 0);
         while left > 0 {
             let frame = match self.next_frame(self.shared.config.stall, End::Stalled) {
                 Err(End::Closed) => return Err(End::Lost(io::ErrorKind::UnexpectedEof.into())),
@@ -126,13 +181,34 @@ impl Receiver<'_> {
             if count == 0 || count > limit {
                 return Err(End::DataOverrun { bytes, limit });
             }
-            ring.take(count, |piece, length| sink.copy(piece, length));
+            let on_device = ring.is_on_device();
+            ring.take(count, |piece, length| match on_device {
+                // SAFETY: a piece of a ring in memory of the region's device, which is given back only after
+                // the copies have ended. Its peer may change it meanwhile: then it spoils its own page.
+                true => unsafe { sink.copy_on_device(piece, length) },
+                false => sink.copy(piece, length),
+            });
             left -= count;
-            self.owed += count;
-            // Often enough for the peer to go on filling while this side empties.
-            if self.owed >= ring.bytes() / 4 {
-                self.flush()?;
+            if on_device && left == 0 && !sink.over {
+                reading = count;
+                self.reading += count;
+            } else {
+                // The ring is given back in order: what came before has to be read by now, too.
+                self.settle(0)?;
+                sink.end_copies();
             }
+            self.owed += count;
+            self.give_back()?;
+        }
+        Ok(reading)
+    }
+
+    /// Gives the peer back what has been taken from the ring: often enough for it to go on filling while this
+    /// side empties.
+    fn give_back(&mut self) -> Result<(), End> {
+        let quarter = self.ring.as_ref().map_or(0, RingReader::bytes) / 4;
+        if self.owed - self.reading >= quarter {
+            self.flush()?;
         }
         Ok(())
     }
@@ -173,6 +249,29 @@ impl Sink<'_> {
                 Ok(Ok(length)) => done += length,
                 Ok(Err(_)) | Err(LeaseOver) => return,
             }
+        }
+    }
+
+    /// Begins to copy `count` bytes of the memory of the page's device.
+    ///
+    /// # Safety
+    /// The region is a device's, and `from` is valid there for reads of `count` bytes until the copies have
+    /// ended.
+    unsafe fn copy_on_device(&mut self, from: *const u8, count: usize) {
+        let mut done = 0;
+        while let Some(page) = self.page.as_mut().filter(|_| !self.over && done < count) {
+            // SAFETY: what is left of the caller's bytes.
+            let begun = unsafe { page.fill_on_device(count - done, from.add(done)) };
+            match begun {
+                Ok(length) => done += length,
+                Err(LeaseOver) => self.over = true,
+            }
+        }
+    }
+
+    fn end_copies(&self) {
+        if let Some(page) = &self.page {
+            page.end_copies();
         }
     }
 }

@@ -5,6 +5,7 @@ mod end;
 mod handshake;
 mod landing;
 mod receiver;
+mod rings;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use crate::stats::{Counters, Stats};
 use crate::wake::Wake;
 
 use acceptor::{Acceptor, Listeners};
+use rings::Rings;
 
 /// Smallest useful ring: below this, most of the time goes into signalling.
 const MIN_RING_BYTES: usize = 64 << 10;
@@ -55,9 +57,11 @@ struct Shared {
     counters: Counters,
     /// An agent that no connection has yet.
     spare: Mutex<Option<Agent>>,
+    /// In memory of the region's device.
+    rings: Rings,
     incarnation: u128,
     closing: AtomicBool,
-    /// Wakes the acceptor: to close, or to collect a connection's thread that has ended.
+    /// Wakes the acceptor: to close, or to collect a connection's thread (and ring) that has ended.
     wake: Wake,
 }
 
@@ -78,7 +82,9 @@ impl Target {
         }
         // What cannot work for any connection should not be found out by the first, which gets this one.
         let spare = config.nixl.as_ref().map(Agent::new).transpose()?;
-        config.ring_bytes = config.ring_bytes.clamp(MIN_RING_BYTES, MAX_RING_BYTES);
+        for bytes in [&mut config.ring_bytes, &mut config.device_ring_bytes] {
+            *bytes = (*bytes).clamp(MIN_RING_BYTES, MAX_RING_BYTES);
+        }
         let listeners = Listeners::bind(address, config.shm)?;
         let (address, local) = (listeners.address, listeners.local_name.clone());
         let addresses = advertised(&config, address)?;
@@ -89,6 +95,7 @@ impl Target {
             config,
             counters: Counters::default(),
             spare: Mutex::new(spare),
+            rings: Rings::default(),
             incarnation: machine::random_u128().map_err(system)?,
             closing: AtomicBool::new(false),
             wake: Wake::new().map_err(system)?,

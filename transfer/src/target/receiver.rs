@@ -1,6 +1,6 @@
 //! One connection's thread at the target: frames in, pages filled, answers out.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::end::End;
-use super::handshake;
+use super::handshake::{self, Asked};
+use super::landing::Landing;
+use super::rings::{Guest, NoRing};
 use crate::config::Wire;
 use crate::deadline::within;
 use crate::error::Refusal;
@@ -51,6 +53,9 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: &Socket, wire: Wire) {
 const PARTING_PATIENCE: Duration = Duration::from_secs(1);
 const PARTING_BYTES: usize = 64 << 20;
 
+/// How long the next page of a device is waited for without sleeping: waking up takes longer than the page.
+const SPIN: Duration = Duration::from_micros(200);
+
 pub(super) struct Receiver<'a> {
     pub shared: &'a Shared,
     pub socket: &'a Socket,
@@ -60,10 +65,16 @@ pub(super) struct Receiver<'a> {
     agent: Option<Agent>,
     /// Present once a peer has been welcomed that is to write into one.
     pub ring: Option<RingReader>,
+    /// Whose device writes the ring, where one does.
+    guest: Option<Guest>,
     /// Whether it counts as open.
     counted: bool,
     /// Ring bytes taken and not yet given back.
     pub owed: usize,
+    /// Those of them that copies on the device still read.
+    pub reading: usize,
+    /// Pages whose copies have been begun, in order of their numbers; go before the ring.
+    pub landing: VecDeque<Landing>,
     /// Answers not yet sent: they go out before the next wait.
     pub replies: Vec<u8>,
     /// Leases that this connection has begun to write and has not announced.
@@ -81,8 +92,11 @@ impl<'a> Receiver<'a> {
             inbox: Inbox::new(),
             agent: None,
             ring: None,
+            guest: None,
             counted: false,
             owed: 0,
+            reading: 0,
+            landing: VecDeque::new(),
             replies: Vec::new(),
             writing: HashSet::new(),
         }
@@ -90,30 +104,33 @@ impl<'a> Receiver<'a> {
 
     fn run(&mut self) -> Result<Never, End> {
         let first = self.next_frame(self.shared.config.stall, End::Stalled);
-        if handshake::check(self.shared, first)? {
+        let asked = handshake::check(self.shared, first)?;
+        if asked.nixl {
             self.wire = Wire::Nixl;
         }
         let counters = self.shared.counters.wire(self.wire);
         add(&counters.connections, 1);
         add(&counters.connections_opened, 1);
         self.counted = true;
-        self.welcome()?;
+        self.welcome(&asked)?;
         loop {
             let frame = self.next_frame(self.shared.config.idle, End::Idle)?;
             self.serve_frame(frame)?;
         }
     }
 
-    fn welcome(&mut self) -> Result<(), End> {
+    fn welcome(&mut self, asked: &Asked) -> Result<(), End> {
         let config = &self.shared.config;
         let mut fd = None;
         let (mut ring_address, mut description) = (0, Vec::new());
         match self.wire {
             Wire::Tcp => {}
             Wire::Shm => {
-                let (ring, shared) = RingReader::create(config.ring_bytes)?;
-                self.ring = Some(ring);
-                fd = Some(shared);
+                if !(asked.device && self.open_to_device(&mut description)) {
+                    let (ring, shared) = RingReader::create(config.ring_bytes)?;
+                    self.ring = Some(ring);
+                    fd = Some(shared);
+                }
             }
             Wire::Nixl => {
                 description = self.open_to_nixl()?;
@@ -129,11 +146,46 @@ impl<'a> Receiver<'a> {
             description,
         }
         .encode(&mut bytes);
-        match fd {
+        let let_go = self.guest.as_ref().map(|guest| guest.let_go.as_fd());
+        match fd.as_ref().map(AsFd::as_fd).or(let_go) {
             None => self.socket.send_all(&bytes, config.stall)?,
-            Some(fd) => send_with_fd(self.socket, &bytes, fd.as_fd())?,
+            Some(fd) => send_with_fd(self.socket, &bytes, fd)?,
         }
         Ok(())
+    }
+
+    /// Makes a ring that the peer's device can write, and its handle; false if pages have to go by way of the
+    /// host.
+    fn open_to_device(&mut self, handle: &mut Vec<u8>) -> bool {
+        match self.make_device_ring() {
+            Ok((ring, guest, description)) => {
+                (self.ring, self.guest, *handle) = (Some(ring), Some(guest), description);
+                true
+            }
+            Err(why) => {
+                tracing::warn!(%why, "a peer's pages come by way of the host");
+                false
+            }
+        }
+    }
+
+    fn make_device_ring(&self) -> Result<(RingReader, Guest, Vec<u8>), NoRing> {
+        let config = &self.shared.config;
+        let Some(access) = self.shared.table.region().access() else {
+            return Err(NoRing::OnHost);
+        };
+        if config.checksums {
+            return Err(NoRing::Checksums);
+        }
+        let guest = Guest::of(self.socket)?;
+        let bytes = config.device_ring_bytes;
+        let mut handle = Vec::new();
+        let ring = self.shared.rings.make(|| {
+            let (memory, made) = access.make_ring(bytes)?;
+            handle = made;
+            Ok(RingReader::on_device(memory, bytes))
+        })?;
+        Ok((ring, guest, handle))
     }
 
     /// Makes a ring that the peer can write by NIXL; returns what the peer needs to know for that.
@@ -173,19 +225,18 @@ impl<'a> Receiver<'a> {
                 checksum,
             } => {
                 let table = &self.shared.table;
-                let answer = match table.begin(lease, key, index, bytes) {
+                match table.begin(lease, key, index, bytes) {
                     Ok(page) => {
                         self.writing.insert(lease);
-                        self.land(page, lease, bytes, checksum)?
+                        self.land(page, seq, lease, bytes, checksum)
                     }
                     // Its bytes are on their way all the same.
                     Err(refusal) if !refusal.is_violation() => {
                         self.discard(bytes)?;
-                        Err(refusal)
+                        self.answer(seq, Err(refusal))
                     }
-                    Err(refusal) => Err(refusal),
-                };
-                self.answer(seq, answer)
+                    Err(refusal) => self.answer(seq, Err(refusal)),
+                }
             }
             Frame::Finish {
                 seq,
@@ -194,6 +245,7 @@ impl<'a> Receiver<'a> {
                 message,
             } => {
                 let began = Instant::now();
+                self.settle(0)?;
                 let answer = self.shared.table.announce(lease, key, message);
                 self.writing.remove(&lease);
                 if answer.is_ok() {
@@ -223,7 +275,13 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn answer(&mut self, seq: u64, answer: Result<(), Refusal>) -> Result<(), End> {
+    /// Answers, after everything that was asked for before.
+    pub fn answer(&mut self, seq: u64, answer: Result<(), Refusal>) -> Result<(), End> {
+        self.settle(0)?;
+        self.reply(seq, answer)
+    }
+
+    pub fn reply(&mut self, seq: u64, answer: Result<(), Refusal>) -> Result<(), End> {
         match answer {
             Ok(()) => Frame::Ack { seq }.encode(&mut self.replies),
             Err(refusal) if refusal.is_violation() => return Err(End::Violation { seq, refusal }),
@@ -276,17 +334,20 @@ impl<'a> Receiver<'a> {
 
     /// Sends what is owed, then waits for more to read.
     pub fn await_bytes(&mut self, patience: Duration) -> Result<bool, End> {
+        self.settle(0)?;
         self.flush()?;
+        if self.guest.is_some() && !self.writing.is_empty() && self.socket.spin(READABLE, SPIN)? {
+            return Ok(true);
+        }
         Ok(self.socket.wait(READABLE, within(patience))?)
     }
 
     pub fn flush(&mut self) -> Result<(), End> {
-        if self.owed > 0 {
-            Frame::Credit {
-                bytes: self.owed as u64,
-            }
-            .encode(&mut self.replies);
-            self.owed = 0;
+        let free = self.owed - self.reading;
+        if free > 0 {
+            let bytes = free as u64;
+            Frame::Credit { bytes }.encode(&mut self.replies);
+            self.owed = self.reading;
         }
         let replies = std::mem::take(&mut self.replies);
         let sent = self.socket.send_all(&replies, self.shared.config.stall);
@@ -297,6 +358,7 @@ impl<'a> Receiver<'a> {
 
     /// Tells the leases' owners, and the peer if it should hear why.
     fn part(&mut self, end: &End) {
+        let _ = self.settle(0);
         for lease in self.writing.drain() {
             self.shared.table.writer_lost(lease);
         }
@@ -306,7 +368,7 @@ impl<'a> Receiver<'a> {
         };
         if let Some(frame) = parting {
             frame.encode(&mut self.replies);
-            self.owed = 0;
+            (self.owed, self.reading) = (0, 0);
             if self.flush().is_ok() {
                 self.socket.shutdown_send();
                 self.listen_out();
@@ -333,9 +395,13 @@ impl<'a> Receiver<'a> {
 
 impl Drop for Receiver<'_> {
     fn drop(&mut self) {
-        // First the way to the ring, which ends every write that may still come; then the ring.
+        // What reads the ring, and the way to it, which ends every write that may still come; then the ring.
+        self.landing.clear();
         self.agent = None;
-        self.ring = None;
+        let ring = self.ring.take();
+        if let (Some(ring), Some(guest)) = (ring, self.guest.take()) {
+            self.shared.rings.retire(ring, guest);
+        }
         if self.counted {
             sub(&self.shared.counters.wire(self.wire).connections, 1);
         }

@@ -2,31 +2,15 @@
 
 #![allow(dead_code)] // Every test file uses its own part.
 
+pub mod device;
+pub mod peer;
 pub mod sides;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_transfer::{DeviceAccess, MemoryRegion};
-
-struct Elsewhere {
-    forbidden: usize,
-    base: usize,
-}
-
-impl DeviceAccess for Elsewhere {
-    unsafe fn read(&self, from: *const u8, to: &mut [u8]) {
-        let from = (from as usize - self.forbidden + self.base) as *const u8;
-        // SAFETY: as far from the start of the memory as the address was; valid by the caller's promise.
-        unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
-    }
-
-    unsafe fn write(&self, from: &[u8], to: *mut u8) {
-        let to = (to as usize - self.forbidden + self.base) as *mut u8;
-        // SAFETY: as above.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
-    }
-}
+use device::Device;
+use millrace_transfer::MemoryRegion;
 
 /// A pool whose bytes a test may look at and own, by the rules of leases.
 #[derive(Clone)]
@@ -48,30 +32,21 @@ impl Pool {
         }
     }
 
-    /// Memory as of a device: its addresses are real ones that nobody may follow, and only its access knows
-    /// where the bytes are.
+    /// Memory of a device of its own.
     pub fn of_device(page_bytes: usize, pages: usize, ordinal: u32) -> Pool {
-        let bytes = (page_bytes * pages).next_multiple_of(4096);
-        let map = |protection| {
-            // SAFETY: a new anonymous mapping.
-            let base = unsafe {
-                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-                libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0)
-            };
-            assert_ne!(base, libc::MAP_FAILED);
-            base as usize
-        };
-        let forbidden = map(libc::PROT_NONE);
-        let base = map(libc::PROT_READ | libc::PROT_WRITE);
-        let access = Arc::new(Elsewhere { forbidden, base });
-        // SAFETY: the access finds bytes for every address of the region; both mappings stay.
+        Pool::on(&Device::new(page_bytes * pages), page_bytes, pages, ordinal)
+    }
+
+    /// All memory of a device.
+    pub fn on(device: &Device, page_bytes: usize, pages: usize, ordinal: u32) -> Pool {
+        let access = Arc::new(device.clone());
+        // SAFETY: the device finds bytes for every address of the region, and they stay.
         let region = unsafe {
-            let forbidden = forbidden as *mut u8;
-            MemoryRegion::of_device(forbidden, page_bytes, pages, ordinal, access, ())
+            MemoryRegion::of_device(device.address(), page_bytes, pages, ordinal, access, ())
         };
         Pool {
             region: region.expect("a valid region"),
-            base,
+            base: device.base(),
         }
     }
 

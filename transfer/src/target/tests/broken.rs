@@ -196,6 +196,7 @@ fn malformed_frames_and_frames_out_of_turn_close_the_connection() {
         encoded(Frame::Hello {
             incarnation: 1,
             nixl: false,
+            device: false,
             layout: layout(),
         }),
     ];
@@ -256,6 +257,7 @@ fn a_handshake_that_never_comes_or_is_not_one_ends() {
     Frame::Hello {
         incarnation: 0,
         nixl: false,
+        device: false,
         layout: layout(),
     }
     .encode(&mut hello);
@@ -278,7 +280,7 @@ fn a_handshake_that_never_comes_or_is_not_one_ends() {
     };
     assert_eq!(
         (field.as_str(), ours.as_str(), theirs.as_str()),
-        ("protocol version", "2", "3")
+        ("protocol version", "3", "4")
     );
     drop(other);
     wait_until("all are gone", || scene.connections() == 0);
@@ -287,7 +289,7 @@ fn a_handshake_that_never_comes_or_is_not_one_ends() {
 #[cfg(feature = "nixl")]
 #[test]
 fn by_nixl_a_peer_reaches_its_own_ring_and_nothing_else() {
-    fn ring(peer: &Peer) -> &crate::nixl::RemoteRing {
+    fn ring(peer: &Peer) -> &crate::remote::RemoteRing {
         match &peer.to.way {
             Way::Remote(ring) => ring,
             _ => unreachable!("connected by NIXL"),

@@ -128,6 +128,7 @@ impl Peer {
             layout: &layout(),
             config: &config,
             nixl: agent.as_ref(),
+            device: None,
         };
         Peer {
             to: connect(grant, &origin).unwrap(),

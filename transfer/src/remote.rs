@@ -1,18 +1,58 @@
-//! The initiator's end of a ring in another machine's memory.
+//! The initiator's end of a ring in memory that it cannot map: another machine's, or a device's.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::time::Duration;
 
-use super::NixlError;
-use super::agent::{Agent, Remote, Write};
+use crate::device::DeviceError;
 use crate::frame::Frame;
 use crate::memory::Source;
+use crate::nixl::NixlError;
+
+/// How soon writes are asked about again, at first and in the end: there is nothing that could be waited for.
+const POLL: Duration = Duration::from_micros(20);
+const SLOW_POLL: Duration = Duration::from_micros(500);
+
+/// A way to write into a ring's memory.
+pub(crate) trait RemoteMemory: Send {
+    /// Whether it writes `source` from where that is; otherwise the bytes have to be on the host.
+    fn reaches(&self, source: &Source) -> bool;
+
+    /// Begins to write `bytes` bytes of `source`, from `offset` on, to address `to`. `source` has to stay until
+    /// the write is done, or dropped.
+    fn write(
+        &self,
+        source: &Source,
+        offset: usize,
+        bytes: usize,
+        to: u64,
+    ) -> Result<Box<dyn RemoteWrite>, RemoteError>;
+
+    /// For how long after something has moved it pays to ask, and to wait for answers, without a pause.
+    fn spin(&self) -> Duration;
+}
+
+/// A write on its way. Dropped unfinished, it reads its source no more.
+pub(crate) trait RemoteWrite: Send {
+    /// Whether every byte is there.
+    fn is_done(&mut self) -> Result<bool, RemoteError>;
+}
+
+/// Why a ring cannot be written (any more).
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RemoteError {
+    #[error(transparent)]
+    Nixl(#[from] NixlError),
+    #[error("copies between devices failed: {0}")]
+    Device(#[from] DeviceError),
+    #[error("the target's ring is said to have {0} bytes, which none can have")]
+    Size(u64),
+}
 
 /// Writes payload into a target's ring, and keeps the frames that tell of it until it is there.
 pub(crate) struct RemoteRing {
-    /// Before the way to the peer: what is dropped unfinished is cancelled while that still exists.
+    /// Before the way to the peer: what is dropped unfinished is ended while that still exists.
     pending: VecDeque<Pending>,
-    remote: Remote,
+    remote: Box<dyn RemoteMemory>,
     base: u64,
     bytes: usize,
     position: usize,
@@ -24,35 +64,49 @@ enum Pending {
     Write {
         seq: u64,
         bytes: usize,
-        write: Write,
+        write: Box<dyn RemoteWrite>,
     },
     /// A piece that does not end its `Data`: the ring's end came in between.
-    Piece { seq: u64, write: Write },
+    Piece {
+        seq: u64,
+        write: Box<dyn RemoteWrite>,
+    },
     /// To be sent once everything before it is done.
     Frames(Vec<u8>),
 }
 
 impl RemoteRing {
-    /// `metadata` and `base` are the target's.
-    pub(crate) fn open(
-        agent: &Arc<Agent>,
-        metadata: &[u8],
+    /// `base` is where `remote` knows the ring to begin.
+    pub(crate) fn new(
+        remote: Box<dyn RemoteMemory>,
         base: u64,
         bytes: u64,
-    ) -> Result<RemoteRing, NixlError> {
-        let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
-        let bytes = bytes.ok_or(NixlError::Failed {
-            what: "use the target's ring",
-            cause: "no process could have one of that size".into(),
-        })?;
+    ) -> Result<RemoteRing, RemoteError> {
+        let size = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
+        let size = size.ok_or(RemoteError::Size(bytes))?;
         Ok(RemoteRing {
             pending: VecDeque::new(),
-            remote: agent.connect(metadata)?,
+            remote,
             base,
-            bytes,
+            bytes: size,
             position: 0,
-            room: bytes,
+            room: size,
         })
+    }
+
+    pub(crate) fn reaches(&self, source: &Source) -> bool {
+        self.remote.reaches(source)
+    }
+
+    /// How long to wait before asking again, `quiet` after something has moved; `None` until it is told of by a
+    /// descriptor. `unanswered`: the target owes answers.
+    pub(crate) fn pause(&self, quiet: Duration, unanswered: bool) -> Option<Duration> {
+        if quiet < self.remote.spin() && (self.is_writing() || unanswered) {
+            return Some(Duration::ZERO);
+        }
+        // Slower the longer nothing happens, but never idle for as long as something could.
+        self.is_writing()
+            .then(|| (quiet / 8).clamp(POLL, SLOW_POLL))
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -71,7 +125,7 @@ impl RemoteRing {
         source: &Source,
         offset: usize,
         count: usize,
-    ) -> Result<(), NixlError> {
+    ) -> Result<(), RemoteError> {
         assert!(count <= self.room);
         let first = count.min(self.bytes - self.position);
         let begin = |from, length, at: usize| {
@@ -113,7 +167,7 @@ impl RemoteRing {
     }
 
     /// Appends to `out` what may be sent by now; false if nothing new.
-    pub(crate) fn settle(&mut self, out: &mut Vec<u8>) -> Result<bool, NixlError> {
+    pub(crate) fn settle(&mut self, out: &mut Vec<u8>) -> Result<bool, RemoteError> {
         let mut moved = false;
         while let Some(next) = self.pending.front_mut() {
             let done = match next {
@@ -152,7 +206,12 @@ impl RemoteRing {
 
     /// Writes where no correct peer would.
     #[cfg(all(test, feature = "nixl"))]
-    pub(crate) fn stray(&self, source: &Source, bytes: usize, to: u64) -> Result<Write, NixlError> {
+    pub(crate) fn stray(
+        &self,
+        source: &Source,
+        bytes: usize,
+        to: u64,
+    ) -> Result<Box<dyn RemoteWrite>, RemoteError> {
         self.remote.write(source, 0, bytes, to)
     }
 

@@ -1,0 +1,229 @@
+//! Pages on their way: to the host and back, and to other devices.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, DriverError, result, sys};
+
+use super::device::Device;
+use super::error::CudaError;
+use super::params::Address;
+use crate::{KernelError, PageCopier, PageCopy, RingMemory};
+
+/// The driver cuts smaller allocations out of larger ones, and a handle names the whole. From this size on an
+/// allocation is its own.
+const OWN_ALLOCATION: usize = 2 << 20;
+
+/// Copies pages on a stream of its own, beside what computes.
+pub struct Copier {
+    device: Arc<Device>,
+    stream: Arc<CudaStream>,
+}
+
+impl Copier {
+    pub fn new(device: &Arc<Device>) -> Result<Copier, CudaError> {
+        Ok(Copier {
+            device: device.clone(),
+            stream: device.another_stream()?,
+        })
+    }
+
+    /// # Safety
+    /// As for [`PageCopier::begin_copy`].
+    unsafe fn begin(&self, from: Address, to: Address, bytes: usize) -> Result<Copy, DriverError> {
+        self.device.context().bind_to_thread()?;
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        let mut copy = Copy {
+            device: self.device.clone(),
+            event: result::event::create(flags)?,
+            done: true,
+        };
+        let stream = self.stream.cu_stream();
+        // SAFETY: by the caller's promise, and addresses are unique over all devices. The event was just made.
+        unsafe {
+            result::memcpy_dtod_async(to, from, bytes, stream)?;
+            copy.done = false;
+            result::event::record(copy.event, stream)?;
+        }
+        Ok(copy)
+    }
+}
+
+impl PageCopier for Copier {
+    unsafe fn read(&self, from: *const u8, to: &mut [u8]) {
+        self.device.bind();
+        // SAFETY: by the caller's promise; waited for before `to` is given back.
+        let copied =
+            unsafe { result::memcpy_dtoh_async(to, from as Address, self.stream.cu_stream()) };
+        self.device.expect(copied);
+        self.device.expect(self.stream.synchronize());
+    }
+
+    unsafe fn write(&self, from: &[u8], to: *mut u8) {
+        self.device.bind();
+        // SAFETY: by the caller's promise; waited for before this returns.
+        let copied =
+            unsafe { result::memcpy_htod_async(to as Address, from, self.stream.cu_stream()) };
+        self.device.expect(copied);
+        self.device.expect(self.stream.synchronize());
+    }
+
+    unsafe fn begin_copy(
+        &self,
+        from: *const u8,
+        to: *mut u8,
+        bytes: usize,
+    ) -> Result<Box<dyn PageCopy>, KernelError> {
+        // SAFETY: by the caller's promise.
+        match unsafe { self.begin(from as Address, to as Address, bytes) } {
+            Ok(copy) => Ok(Box::new(copy)),
+            Err(error) => Err(KernelError::Device(error.to_string())),
+        }
+    }
+
+    fn make_ring(&self, bytes: usize) -> Result<(RingMemory, Vec<u8>), KernelError> {
+        let failed = |error: DriverError| KernelError::Device(error.to_string());
+        self.device.context().bind_to_thread().map_err(failed)?;
+        let asked = bytes.next_multiple_of(OWN_ALLOCATION);
+        // SAFETY: a plain allocation. Nobody reads of it what was not written there before.
+        let address = unsafe { result::malloc_sync(asked) }.map_err(|_| {
+            let (free, total) = result::mem_get_info().unwrap_or_default();
+            KernelError::DeviceMemory {
+                what: "a ring for pages of another device",
+                bytes,
+                free,
+                total,
+            }
+        })?;
+        let ring = Ring {
+            device: self.device.clone(),
+            address,
+            is_ours: true,
+        };
+        let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
+        // SAFETY: a local, and the start of an allocation.
+        let shared = unsafe { sys::cuIpcGetMemHandle(&raw mut handle, address) };
+        shared.result().map_err(|error| {
+            KernelError::Sharing(format!("the driver gives no handle of it ({error})"))
+        })?;
+        let handle = handle.reserved.map(|byte| byte as u8).to_vec();
+        Ok((ring.memory(), handle))
+    }
+
+    fn open_ring(&self, handle: &[u8], bytes: usize) -> Result<RingMemory, KernelError> {
+        let failed = |error: DriverError| KernelError::Device(error.to_string());
+        let reserved = <[u8; 64]>::try_from(handle)
+            .map_err(|_| KernelError::Sharing(format!("its handle has {} bytes", handle.len())))?
+            .map(|byte| byte as std::ffi::c_char);
+        self.device.context().bind_to_thread().map_err(failed)?;
+        let mut address = 0;
+        let lazily = sys::CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS as u32;
+        // SAFETY: a local, and a handle of the right size, which the driver checks.
+        let opened = unsafe {
+            let handle = sys::CUipcMemHandle { reserved };
+            sys::cuIpcOpenMemHandle_v2(&raw mut address, handle, lazily)
+        };
+        opened.result().map_err(|error| {
+            KernelError::Sharing(format!("the driver does not open it here ({error})"))
+        })?;
+        let ring = Ring {
+            device: self.device.clone(),
+            address,
+            is_ours: false,
+        };
+        let (mut base, mut size) = (0, 0);
+        // SAFETY: two locals, and memory that was opened.
+        unsafe { sys::cuMemGetAddressRange_v2(&raw mut base, &raw mut size, address) }
+            .result()
+            .map_err(failed)?;
+        if base != address || size < bytes {
+            return Err(KernelError::Sharing(format!(
+                "it was to have {bytes} bytes and has {size}"
+            )));
+        }
+        Ok(ring.memory())
+    }
+}
+
+/// A copy on its way, and the event behind it on the stream.
+struct Copy {
+    device: Arc<Device>,
+    event: sys::CUevent,
+    /// Nothing is read or written (any more).
+    done: bool,
+}
+
+// SAFETY: a handle of the driver's, which takes it from any thread.
+unsafe impl Send for Copy {}
+
+impl Copy {
+    fn end(&mut self) -> Result<(), DriverError> {
+        if !self.done {
+            // SAFETY: recorded when the copy was begun.
+            unsafe { result::event::synchronize(self.event) }?;
+            self.done = true;
+        }
+        Ok(())
+    }
+}
+
+impl PageCopy for Copy {
+    fn is_done(&mut self) -> Result<bool, KernelError> {
+        if !self.done {
+            // SAFETY: as in `end`.
+            match unsafe { result::event::query(self.event) } {
+                Ok(()) => self.done = true,
+                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => {}
+                Err(error) => return Err(KernelError::Device(error.to_string())),
+            }
+        }
+        Ok(self.done)
+    }
+
+    fn wait(&mut self) -> Result<(), KernelError> {
+        self.end()
+            .map_err(|error| KernelError::Device(error.to_string()))
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if self.device.context().bind_to_thread().is_ok() {
+            // A device that has failed copies nothing any more.
+            let _ = self.end();
+            // SAFETY: made once, destroyed once.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
+    }
+}
+
+struct Ring {
+    device: Arc<Device>,
+    address: Address,
+    /// Allocated here; otherwise opened.
+    is_ours: bool,
+}
+
+impl Ring {
+    fn memory(self) -> RingMemory {
+        RingMemory {
+            address: self.address,
+            owner: Box::new(self),
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.device.context().bind_to_thread().is_ok() {
+            // SAFETY: allocated or opened once, given back once, in the same way. At the end of a process the
+            // driver may be gone already, and the memory with it.
+            let _: Result<_, _> = unsafe {
+                match self.is_ours {
+                    true => sys::cuMemFree_v2(self.address),
+                    false => sys::cuIpcCloseMemHandle(self.address),
+                }
+            }
+            .result();
+        }
+    }
+}
