@@ -101,8 +101,8 @@ fn one(
         },
     };
     let (wide, tall) = (matrix(INTER, HIDDEN), matrix(HIDDEN, INTER));
-    let expert = backend.expert(wide, wide, tall, Pace::Full).expect("room");
-    let experts = backend.experts(vec![Arc::new(expert); shape.slots]);
+    let expert = Arc::new(backend.expert(wide, wide, tall, Pace::Full).expect("room"));
+    let experts = backend.experts((0..shape.slots).map(|_| expert.clone()).collect());
     let mut values = |count: usize| -> Vec<f32> {
         let mut one = || bf16::from_f32(rng.random_range(-1.0..1.0)).to_f32();
         (0..count).map(|_| one()).collect()

@@ -54,7 +54,7 @@ impl Random {
         let projection = name.contains("_proj") && !name.contains("eh_proj");
         if self.fp8.is_some() && projection && shape.len() == 2 {
             // Sign and three mantissa bits at random, and an exponent that keeps it within 1.
-            let value = |bits: u32| (bits as u8 & 0x87) | (1 + (bits >> 8) % 6 << 3) as u8;
+            let value = |bits: u32| (bits as u8 & 0x87) | ((1 + (bits >> 8) % 6) << 3) as u8;
             let words = |words: &mut dyn Iterator<Item = u32>| words.map(value).collect();
             return (Dtype::F8_E4M3, self.narrow.slice(name, count, &words));
         }
