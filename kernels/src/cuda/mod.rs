@@ -27,6 +27,7 @@ mod narrow;
 mod ops;
 mod params;
 mod profile;
+mod rows;
 mod tensor;
 mod weights;
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::CudaEvent;
 
-use super::CudaBackend;
 use super::tensor::Tensor;
+use super::{CudaBackend, Experts, HeadLinear};
 
 /// Which units an op computes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,4 +110,33 @@ impl CudaBackend {
 /// Bytes of a tensor's current rows.
 pub fn bytes_of(x: &Tensor) -> usize {
     x.rows() * x.cols() * x.kind().bytes()
+}
+
+/// Of one matrix a head.
+pub fn heads_cost(what: &str, w: &HeadLinear, x: &Tensor, out: &Tensor) -> Cost {
+    let (inputs, outputs) = (w.weights.inputs, w.outputs());
+    let weights = 2 * w.heads * inputs * outputs;
+    let rows = 2 * x.rows() * w.heads * (inputs + outputs);
+    debug_assert_eq!(x.rows(), out.rows());
+    Cost {
+        what: what.to_owned(),
+        bytes: (weights + rows) as f64,
+        flops: 2.0 * (x.rows() * w.heads * inputs * outputs) as f64,
+        peak: Peak::Bf16,
+    }
+}
+
+/// Of `pieces` pieces over all slots.
+pub fn experts_cost(experts: &Experts, pieces: usize) -> Cost {
+    let [first, second] = experts.forms();
+    let values = 3 * experts.hidden() * experts.inter();
+    // A slot that nobody asks for is not read.
+    let slots = experts.slots().min(pieces);
+    Cost {
+        what: "experts".to_owned(),
+        bytes: (slots * (first.bytes() + second.bytes()) + 2 * 2 * pieces * experts.hidden())
+            as f64,
+        flops: 2.0 * (pieces * values) as f64,
+        peak: first.peak(),
+    }
 }
