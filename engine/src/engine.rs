@@ -105,7 +105,7 @@ impl<B: Backend> Engine<B> {
             progress,
         )?;
         if alone && forward.device_memory().is_some() {
-            forward.warm_up(&memory, max_batch_tokens);
+            forward.warm_up(&memory, max_batch_tokens, max_model_len);
         }
         let pool = PagePool::new(memory);
         let limits = Limits {

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use millrace_experts::Shape;
 use millrace_kernels::{Backend, Pace, RopeTable};
-use millrace_model::{checkpoint::Checkpoint, config::RopeConfig, matrix::Matrix};
+use millrace_model::{
+    checkpoint::{Checkpoint, Dtype},
+    config::RopeConfig,
+    matrix::Matrix,
+};
 
 use crate::{EngineError, ExpertShelf, GroupRank, config::LoadProgress, experts::ExpertSource};
 
@@ -75,7 +79,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(())
     }
 
-    /// Bytes of the weights that are to be loaded, as they are stored.
+    /// Bytes of the weights that are to be loaded, about: as they are stored, but for those in float32, of which
+    /// devices keep half.
     fn weights(&self, mtp: bool) -> usize {
         let layers = self.checkpoint.config().common.num_layers;
         let (mut all, mut experts) = (0, 0);
@@ -86,10 +91,13 @@ impl<'a, B: Backend> Loader<'a, B> {
             if !mtp && layer.is_some_and(|layer: usize| layer >= layers) {
                 continue;
             }
-            let bytes = self
-                .checkpoint
-                .info(name)
-                .map_or(0, |info| info.end - info.start);
+            let bytes = self.checkpoint.info(name).map_or(0, |info| {
+                let bytes = info.end - info.start;
+                match info.dtype {
+                    Dtype::F32 => bytes / 2,
+                    _ => bytes,
+                }
+            });
             all += bytes;
             if name.contains(".mlp.experts.") {
                 experts += bytes;

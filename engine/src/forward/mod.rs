@@ -229,11 +229,15 @@ impl<B: Backend> Forward<B> {
 
     /// Runs the largest batch once, into pages that nobody has yet, so that a device finds room for what it
     /// computes in before requests come, or says at once that there is none.
-    pub fn warm_up(&mut self, pages: &PageMemory, rows: usize) {
-        let rows = rows.min(pages.pages() * PAGE_TOKENS);
+    pub fn warm_up(&mut self, pages: &PageMemory, rows: usize, max_model_len: usize) {
+        let longest = max_model_len.min(pages.pages() * PAGE_TOKENS);
         let mut batch = Batch::default();
-        let table = 0..rows.div_ceil(PAGE_TOKENS) as u32;
-        batch.push(&vec![0; rows], 0, table);
+        // Sequences as long as may be; what they write over each other's pages nobody reads.
+        while batch.rows() < rows {
+            let count = longest.min(rows - batch.rows());
+            let table = 0..count.div_ceil(PAGE_TOKENS) as u32;
+            batch.push(&vec![0; count], 0, table);
+        }
         let ranks = &mut Ranks::Alone;
         let computed = self.run(&batch, pages, ranks);
         let wanted = |row| Wanted {
