@@ -275,11 +275,14 @@ impl<B: Backend> Forward<B> {
             };
             let draws: Vec<(usize, Draw)> = numbered().filter_map(draw).collect();
             self.backend.draw(&self.logits, &draws, &mut drawn);
-            if draws.len() == wanted.len() {
-                out.tokens.append(&mut drawn);
-                continue;
+            if wanted
+                .iter()
+                .any(|wanted| matches!(wanted.what, Want::Best))
+            {
+                self.backend.arg_max(&self.logits, &mut tokens);
+            } else {
+                tokens.resize(wanted.len(), (0, f32::NAN));
             }
-            self.backend.arg_max(&self.logits, &mut tokens);
             for ((row, _), token) in draws.iter().zip(&drawn) {
                 tokens[*row] = *token;
             }

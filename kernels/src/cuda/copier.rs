@@ -6,6 +6,7 @@ use cudarc::driver::{CudaStream, DriverError, result, sys};
 
 use super::device::Device;
 use super::error::CudaError;
+use super::memory::no_room;
 use super::params::Address;
 use crate::{KernelError, PageCopier, PageCopy, RingMemory};
 
@@ -85,15 +86,8 @@ impl PageCopier for Copier {
         self.device.context().bind_to_thread().map_err(failed)?;
         let asked = bytes.next_multiple_of(OWN_ALLOCATION);
         // SAFETY: a plain allocation. Nobody reads of it what was not written there before.
-        let address = unsafe { result::malloc_sync(asked) }.map_err(|_| {
-            let (free, total) = result::mem_get_info().unwrap_or_default();
-            KernelError::DeviceMemory {
-                what: "a ring for pages of another device",
-                bytes,
-                free,
-                total,
-            }
-        })?;
+        let address = unsafe { result::malloc_sync(asked) }
+            .map_err(|_| no_room("a ring for pages of another device", bytes))?;
         let ring = Ring {
             device: self.device.clone(),
             address,

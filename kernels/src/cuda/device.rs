@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
@@ -162,18 +162,9 @@ pub struct Device {
     stream: Arc<CudaStream>,
     multiprocessors: usize,
     ledger: Mutex<Ledger>,
-    mode: AtomicU8,
+    /// Launches were recorded before and run as part of that.
+    replaying: AtomicBool,
     pub kernels: Kernels,
-}
-
-/// What becomes of a launch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Mode {
-    /// It runs, or is recorded where the stream records.
-    Plain = 0,
-    /// It was recorded before and runs as part of that.
-    Replayed = 1,
 }
 
 /// Blocks along each axis, threads a block, and bytes of dynamic shared memory.
@@ -217,17 +208,14 @@ impl Device {
             stream,
             multiprocessors: multiprocessors as usize,
             ledger: Mutex::default(),
-            mode: AtomicU8::new(Mode::Plain as u8),
+            replaying: AtomicBool::new(false),
             kernels,
         }))
     }
 
-    pub fn set_mode(&self, mode: Mode) {
-        self.mode.store(mode as u8, Ordering::Relaxed);
-    }
-
-    fn is_replaying(&self) -> bool {
-        self.mode.load(Ordering::Relaxed) == Mode::Replayed as u8
+    /// Whether launches are left out from now on.
+    pub fn set_replaying(&self, replaying: bool) {
+        self.replaying.store(replaying, Ordering::Relaxed);
     }
 
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -299,7 +287,7 @@ impl Device {
     /// alive until the stream is past it.
     pub unsafe fn launch<P: Copy>(&self, function: &Function<P>, shape: Shape, params: &P) {
         let [x, y, z] = shape.grid.map(|size| size as u32);
-        if x == 0 || y == 0 || z == 0 || self.is_replaying() {
+        if x == 0 || y == 0 || z == 0 || self.replaying.load(Ordering::Relaxed) {
             return;
         }
         self.bind();

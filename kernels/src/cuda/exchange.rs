@@ -10,6 +10,7 @@ use super::memory::{Memory, Scratch};
 use super::moe::{Pieces, Sorted, stride};
 use super::params::{self, Address};
 use super::profile::experts_cost;
+use super::rows::wide_rows;
 use super::tensor::{Kind, Tensor};
 use super::weights::Form;
 use super::{CudaBackend, Routing};
@@ -376,11 +377,7 @@ impl Exchange {
             out_stride: out.stride() as u64,
             more: more.map_or(params::Matrix::default(), Tensor::matrix),
         };
-        let shape = Shape {
-            grid: [routing.rows.max(1), 1, 1],
-            threads: (self.shape.hidden / 8).next_multiple_of(32).min(1024),
-            shared: 0,
-        };
+        let shape = wide_rows(routing.rows.max(1), self.shape.hidden);
         // SAFETY: both sides have so many rows of these widths.
         unsafe { device.launch(&device.kernels.exchange_combine, shape, &params) };
     }

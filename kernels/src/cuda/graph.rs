@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use cudarc::driver::sys;
 
-use super::device::{Device, Mode};
+use super::device::Device;
 use super::mla::Wave;
 use super::params::Address;
 
@@ -76,9 +76,9 @@ impl Graphs {
                 *known = Known::Recorded(recording);
             }
             Known::Recorded(recording) => {
-                device.set_mode(Mode::Replayed);
+                device.set_replaying(true);
                 let done = catch_unwind(AssertUnwindSafe(pass));
-                device.set_mode(Mode::Plain);
+                device.set_replaying(false);
                 done.unwrap_or_else(|panic| resume_unwind(panic));
                 replay(device, recording);
             }

@@ -28,15 +28,7 @@ impl Memory {
         // An address must be the memory's own, also of nothing.
         let asked = bytes.max(16);
         // SAFETY: a plain allocation; zeroed below before anyone sees it.
-        let address = unsafe { result::malloc_sync(asked) }.map_err(|_| {
-            let (free, total) = result::mem_get_info().unwrap_or_default();
-            KernelError::DeviceMemory {
-                what,
-                bytes,
-                free,
-                total,
-            }
-        })?;
+        let address = unsafe { result::malloc_sync(asked) }.map_err(|_| no_room(what, bytes))?;
         let memory = Memory {
             device: device.clone(),
             address,
@@ -137,6 +129,17 @@ impl Drop for Memory {
             // a process the driver may be gone already, and the memory with it.
             let _: Result<_, _> = unsafe { sys::cuMemFree_v2(self.address) }.result();
         }
+    }
+}
+
+/// The device that the calling thread has bound has no room for something.
+pub fn no_room(what: &'static str, bytes: usize) -> KernelError {
+    let (free, total) = result::mem_get_info().unwrap_or_default();
+    KernelError::DeviceMemory {
+        what,
+        bytes,
+        free,
+        total,
     }
 }
 

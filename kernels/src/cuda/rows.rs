@@ -373,7 +373,7 @@ fn is_wide(cols: usize) -> bool {
     cols.is_multiple_of(8) && cols <= 16384
 }
 
-fn wide_rows(rows: usize, cols: usize) -> Shape {
+pub(super) fn wide_rows(rows: usize, cols: usize) -> Shape {
     Shape {
         grid: [rows, 1, 1],
         threads: (cols / 8).next_multiple_of(32).min(1024),
