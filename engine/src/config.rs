@@ -40,6 +40,13 @@ impl Default for EngineConfig {
     }
 }
 
+impl EngineConfig {
+    /// Rows of the largest step: there must be room for every running sequence's token and draft.
+    pub fn most_rows(&self) -> usize {
+        self.max_batch_tokens.max(2 * self.max_running)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(transparent)]

@@ -1,5 +1,6 @@
 //! One rank: what it is made of and what it is asked.
 
+pub(crate) mod devices;
 mod group;
 mod postprocess;
 mod status;
@@ -17,7 +18,7 @@ use crate::{
     TokenOutput,
     config::LoadProgress,
     experts::moe_layers,
-    forward::{Forward, Logits, Slots, page_layout},
+    forward::{Forward, Logits, Ranks, Slots, page_layout},
     pages::PagePool,
     sampling::Sampler,
     scheduler::{Limits, Scheduler},
@@ -90,8 +91,7 @@ impl<B: Backend> Engine<B> {
             });
         }
         let ranks = slots.ranks();
-        // A step must have room for every running sequence's token and draft.
-        let max_batch_tokens = config.max_batch_tokens.max(2 * config.max_running);
+        let max_batch_tokens = config.most_rows();
         let layout = page_layout(&model, config.mtp, config.kv_dtype)?;
         let memory = backend.pages(layout, config.kv_pages)?;
         let alone = matches!(slots, Slots::All);
@@ -105,7 +105,7 @@ impl<B: Backend> Engine<B> {
             progress,
         )?;
         if alone && forward.device_memory().is_some() {
-            forward.warm_up(&memory, max_batch_tokens, max_model_len);
+            forward.warm_up(&memory, max_batch_tokens, max_model_len, &mut Ranks::Alone);
         }
         let pool = PagePool::new(memory);
         let limits = Limits {

@@ -31,9 +31,20 @@ pub struct Parcel {
 
 /// Moves rows between the ranks of a group for the length of one step.
 ///
+/// Where devices exchange rows themselves, they learn of each other by [`share`](Self::share) in the first step of an
+/// epoch, and no rows come this way.
+///
 /// Parcels and the parts of tensors that belong to them are in order of rank, this rank's own
 /// included; those of ranks that are no members are empty.
 pub trait ExpertExchange<B: Backend> {
+    /// Tells every member these bytes ([`MOST_OFFER`](millrace_kernels::MOST_OFFER) at most), and waits for
+    /// theirs; in order of rank, `None` for those that are no members. All members do so, round by round from 0,
+    /// before the first layer.
+    fn share(&mut self, round: usize, mine: &[u8]) -> Result<Vec<Option<Vec<u8>>>, StepDropped>;
+
+    /// Whether the step cannot be completed any more.
+    fn is_over(&self) -> bool;
+
     /// Sends each rank its parcel: the rows of `sent` (`[sum of rows, hidden]`) that are its own, and
     /// the work. Does not wait for anyone.
     fn dispatch(

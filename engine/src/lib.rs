@@ -31,7 +31,7 @@ pub mod sequence;
 pub use config::{EngineConfig, EngineError, LoadProgress};
 pub use engine::Engine;
 pub use exchange::{ExpertExchange, Parcel, StepDropped, Work};
-pub use experts::{ExpertCounts, ExpertError, ExpertShelf, Exported, GroupRank};
+pub use experts::{ExpertCounts, ExpertError, ExpertPath, ExpertShelf, Exported, GroupRank};
 pub use pages::{LeasedPages, PageRef};
 pub use request::{
     Event, Finish, FinishReason, Kind, LocalPrefillReason, PrefillPlace, PromptLogProbs, Reject,

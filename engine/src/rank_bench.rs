@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use millrace_experts::{Choice, Epoch, Loads, Member, Placement, RankId, Shape};
+use millrace_experts::{Choice, Placement, Shape};
 use millrace_kernels::{
     Backend, Batch, DeviceMemory, ExchangeShape, KernelError, PAGE_TOKENS, PageMemory, ReplicaTable,
 };
 use millrace_model::{checkpoint::Checkpoint, config::ModelConfig};
 
 use crate::{
-    EngineConfig, EngineError, ExpertError, GroupRank,
+    EngineConfig, EngineError, ExpertError, ExpertPath, GroupRank,
     config::LoadProgress,
+    engine::devices::everyone,
     experts::{moe_layers, shape},
     forward::{Forward, Logits, Ranks, Slots, Want, Wanted, page_layout},
 };
@@ -49,12 +50,11 @@ pub struct RankBench<B: Backend> {
 }
 
 impl<B: Backend> RankBench<B> {
-    /// Rank 0 of a group whose every expert is asked for alike. `connect` gives it its peers.
+    /// Rank 0 of a group whose every expert is asked for alike, and whose other ranks its device stands for.
     pub fn load(
         backend: B,
         checkpoint: &Checkpoint,
         shape: RankShape,
-        connect: impl Fn(&B, ExchangeShape, &ReplicaTable) -> Result<B::Exchange, KernelError>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<RankBench<B>, EngineError> {
         let backend = Arc::new(backend);
@@ -84,7 +84,7 @@ impl<B: Backend> RankBench<B> {
         )?;
         let experts = group.placement.shape();
         let per_token = moe_layers(model, shape.mtp).map_or(0, |(moe, _)| moe.experts_per_token);
-        let exchange = ExchangeShape {
+        let of_decode = ExchangeShape {
             layers: experts.layers,
             experts: experts.experts,
             ranks: experts.ranks,
@@ -95,12 +95,13 @@ impl<B: Backend> RankBench<B> {
         };
         let of_prefill = ExchangeShape {
             rows: shape.chunk.max(1),
-            ..exchange
+            ..of_decode
         };
-        let exchanges = [
-            connect(&backend, exchange, &table)?,
-            connect(&backend, of_prefill, &table)?,
-        ];
+        let exchange = |shape| {
+            let exchange = backend.exchange(shape, &table)?;
+            exchange.ok_or_else(|| KernelError::Sharing("this device has none to share".into()))
+        };
+        let exchanges = [exchange(of_decode)?, exchange(of_prefill)?];
         fill(Arc::get_mut(&mut pages).expect("nobody else holds them yet"));
         let batch = |sequences: usize, new: usize, begin: usize| {
             let mut batch = Batch::default();
@@ -152,11 +153,14 @@ impl<B: Backend> RankBench<B> {
         self.forward.logits(&wanted, &mut Logits::default());
         if self.shape.mtp {
             let last: Vec<usize> = (1..rows).step_by(2).collect();
-            let mut ranks = Ranks::Devices(&mut self.exchanges[Pass::Decode as usize]);
+            let mut ranks = Ranks::Devices {
+                exchange: &mut self.exchanges[Pass::Decode as usize],
+                is_over: &|| false,
+            };
             let drafts = self
                 .forward
                 .draft(&self.drafts, &all, &last, &self.pages, &mut ranks);
-            drafts.expect("devices drop no step midway");
+            drafts.expect("nobody else takes part in it");
         }
     }
 
@@ -174,9 +178,12 @@ impl<B: Backend> RankBench<B> {
         let exchange = &mut self.exchanges[pass as usize];
         self.backend.exchange_begin(self.first_row, exchange);
         self.first_row = self.first_row.wrapping_add(batch.rows() as u32);
-        let mut ranks = Ranks::Devices(exchange);
+        let mut ranks = Ranks::Devices {
+            exchange,
+            is_over: &|| false,
+        };
         let run = self.forward.run(batch, &self.pages, &mut ranks);
-        run.expect("devices drop no step midway");
+        run.expect("nobody else takes part in it");
     }
 
     /// Pieces of experts' work that were computed since the last call, `[layers]`; `None` if a peer was missing.
@@ -187,7 +194,7 @@ impl<B: Backend> RankBench<B> {
         for exchange in &mut self.exchanges {
             self.backend
                 .exchange_counts(exchange, &mut sent, &mut computed);
-            whole &= self.backend.exchange_is_whole(exchange);
+            whole &= self.backend.exchange_finish(exchange, &|| false);
         }
         whole.then_some(computed)
     }
@@ -202,27 +209,12 @@ enum Pass {
 /// The group's first placement, and which replicas rank 0 takes.
 fn group(model: &ModelConfig, bench: &RankShape) -> Result<(GroupRank, ReplicaTable), EngineError> {
     let shape: Shape = shape(model, bench.mtp, bench.ranks, bench.redundant)?;
-    let placement = Arc::new(Placement::initial(shape).map_err(ExpertError::from)?);
-    let member = |rank| Member {
-        id: RankId {
-            rank,
-            incarnation: 1,
-        },
-        exchange: String::new(),
-        grpc: String::new(),
+    let rank = GroupRank {
+        placement: Arc::new(Placement::initial(shape).map_err(ExpertError::from)?),
+        rank: 0,
+        path: ExpertPath::Devices,
     };
-    let epoch = Epoch {
-        number: 1,
-        reset: 1,
-        members: (0..bench.ranks).map(member).collect(),
-        expected: Arc::new(Loads {
-            experts: shape.experts,
-            counts: vec![1; shape.layers * shape.experts],
-        }),
-        placement: placement.clone(),
-    };
-    let (entries, replicas) = Choice::new(&epoch, 0).words();
-    let rank = GroupRank { placement, rank: 0 };
+    let (entries, replicas) = Choice::new(&everyone(&rank), 0).words();
     Ok((rank, ReplicaTable { entries, replicas }))
 }
 

@@ -25,7 +25,11 @@ fn checkpoint(family: &str) -> Arc<Checkpoint> {
 
 fn load(family: &str, shape: Shape, rank: usize) -> Result<Engine<TestBackend>, EngineError> {
     let placement = Arc::new(Placement::initial(shape).expect("a placement"));
-    let place = GroupRank { placement, rank };
+    let place = GroupRank {
+        placement,
+        rank,
+        path: Default::default(),
+    };
     let backend = backend(1);
     Engine::load_rank(
         backend,

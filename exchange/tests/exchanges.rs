@@ -87,6 +87,33 @@ fn any_parcels_return_computed() {
     }
 }
 
+/// What members tell each other before the first layer, round by round.
+#[test]
+fn all_members_hear_the_same_words() {
+    let group = Group::new(4, LIMITS);
+    let members = [0, 1, 3];
+    let ids = members.map(|rank| group.ids[rank]);
+    let word = |rank: usize, round: usize| vec![rank as u8; 40 * round * (rank + 1)];
+    thread::scope(|scope| {
+        for rank in members {
+            let (group, ids) = (&group, &ids);
+            scope.spawn(move || {
+                let mut exchange = group.meshes[rank].exchange(1, 0, ids, 4);
+                for round in 0..3 {
+                    let heard = share(&mut exchange, round, &word(rank, round)).unwrap();
+                    let expected = (0..4).map(|rank| (rank != 2).then(|| word(rank, round)));
+                    assert_eq!(heard, expected.collect::<Vec<_>>());
+                }
+                assert!(!is_over(&exchange));
+            });
+        }
+    });
+    // One that is gone is no longer waited for, and is known to be.
+    let exchange = group.meshes[0].exchange(1, 1, &ids, 4);
+    group.meshes[0].interrupt(2);
+    assert!(is_over(&exchange));
+}
+
 /// More at once, from everyone to everyone, than sockets hold.
 #[test]
 fn large_parcels_both_ways_do_not_wait_in_a_circle() {

@@ -280,10 +280,41 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     // --- experts on devices that reach each other's memory ---------------------------------
     //
-    // One turn, the same on every rank and in every MoE layer of a step, also where a rank has no rows:
-    // dispatch, serve, combine. Devices wait for each other; the host waits for none, and learns at the
-    // end whether all were there.
+    // Ranks are connected once they have told each other of their memory: offer, connect, met. Then one turn, the
+    // same on every rank and in every MoE layer of a step, also where a rank has no rows: dispatch, serve, combine.
+    // Devices wait for each other; the host waits for none before the end of a pass (finish), when it learns whether
+    // all were there. If not, ranks have to be connected anew.
 
+    /// A rank of a group of this shape, or `None` where devices do not reach each other. It stands for all ranks until it
+    /// is connected: whatever it sends to a rank comes back to it as if that rank had sent it, so that it computes
+    /// what one rank of a balanced group does. Rows take the replicas that `table` says.
+    fn exchange(
+        &self,
+        shape: ExchangeShape,
+        table: &ReplicaTable,
+    ) -> Result<Option<Self::Exchange>, KernelError>;
+    /// What the other ranks of this machine need to reach this one's memory: at most [`MOST_OFFER`] bytes. `fresh`:
+    /// memory that nobody was told of before, because somebody was who takes no part any more, and may write late.
+    fn exchange_offer(
+        &self,
+        exchange: &mut Self::Exchange,
+        fresh: bool,
+    ) -> Result<Vec<u8>, KernelError>;
+    /// Connects rank `me` with those whose offers these are, by rank; `None` is no member. `apart`: refuses ranks that
+    /// share a device, where one's waiting keeps the other from coming.
+    ///
+    /// # Errors
+    /// Somebody's memory cannot be reached from here, and why.
+    fn exchange_connect(
+        &self,
+        exchange: &mut Self::Exchange,
+        me: usize,
+        offers: &[Option<&[u8]>],
+        table: &ReplicaTable,
+        apart: bool,
+    ) -> Result<(), KernelError>;
+    /// Every member has connected, and so let go of what it was told of before.
+    fn exchange_met(&self, exchange: &mut Self::Exchange);
     /// Starts a step. `first_row` is the number of its first row, which says what replicas it takes.
     fn exchange_begin(&self, first_row: u32, exchange: &mut Self::Exchange);
     /// Sends rows of `x` to the ranks of their experts.
@@ -305,8 +336,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         more: Option<&Self::Tensor>,
         out: &mut Self::Tensor,
     );
-    /// Waits for the device, and answers whether every peer was there in every turn since the start.
-    fn exchange_is_whole(&self, exchange: &Self::Exchange) -> bool;
+    /// Waits for the device, and answers whether every peer was there in every turn since they were connected. No
+    /// peer is waited for once `is_over` says so.
+    fn exchange_finish(&self, exchange: &Self::Exchange, is_over: &dyn Fn() -> bool) -> bool;
     /// Adds the pieces of work that were sent, `[layers][ranks]`, and computed here, `[layers]`, and starts
     /// again from zero.
     fn exchange_counts(
@@ -316,6 +348,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         computed: &mut [u64],
     );
 }
+
+/// Bytes of [`Backend::exchange_offer`], at most.
+pub const MOST_OFFER: usize = 1024;
 
 /// One row for one expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bytemuck::Pod, bytemuck::Zeroable)]

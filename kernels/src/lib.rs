@@ -18,8 +18,8 @@ pub mod cuda;
 mod pages;
 
 pub use backend::{
-    Backend, DeviceMemory, Draw, ExchangeShape, GateParams, KernelError, Pace, ReplicaTable,
-    RopeTable, Stacked, Work,
+    Backend, DeviceMemory, Draw, ExchangeShape, GateParams, KernelError, MOST_OFFER, Pace,
+    ReplicaTable, RopeTable, Stacked, Work,
 };
 pub use batch::{Batch, Segment};
 pub use pages::{

@@ -15,6 +15,8 @@ BINARY = os.environ.get("MILLRACE_BIN", str(REPOSITORY / "target/release/millrac
 TRANSFER = os.environ.get("TRANSFER")
 # What workers are to compute on where a test does not say, likewise.
 DEVICE = os.environ.get("DEVICE")
+# How ranks of a group are to exchange rows where a test does not say, likewise.
+EXPERT_EXCHANGE = os.environ.get("EXPERT_EXCHANGE")
 # How long anything may take before a test gives up on it. No test asserts that something is fast.
 PATIENCE = 120
 
@@ -33,6 +35,8 @@ class Deployment:
             command += ["--transfer", TRANSFER]
         if DEVICE and "--device" not in args:
             command += ["--device", DEVICE]
+        if EXPERT_EXCHANGE and "--expert-exchange" not in args:
+            command += ["--expert-exchange", EXPERT_EXCHANGE]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=environment() | (env or {}))

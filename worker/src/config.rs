@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use millrace_engine::EngineConfig;
+use millrace_engine::{EngineConfig, ExpertPath};
 
 use crate::{attach::Resolver, device::DeviceId};
 
@@ -58,6 +58,8 @@ pub struct GroupConfig {
     /// Most bytes of weights a second that are staged for a new placement, so that decoding keeps
     /// the network and the memory it needs.
     pub stage_bandwidth: u64,
+    /// How rows go to the ranks of their experts. The same on all ranks.
+    pub expert_path: ExpertPath,
 }
 
 impl GroupConfig {
@@ -70,6 +72,7 @@ impl GroupConfig {
             redundant_experts: 0,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             stage_bandwidth: 256 << 20,
+            expert_path: ExpertPath::default(),
         }
     }
 }

@@ -110,13 +110,7 @@ fn measure(
         mtp: args.mtp,
     };
     let began = Instant::now();
-    let mut bench = RankBench::load(
-        CudaBackend::new(ordinal)?,
-        checkpoint,
-        shape,
-        |backend, shape, table| backend.mirror(shape, table),
-        &mut |_| {},
-    )?;
+    let mut bench = RankBench::load(CudaBackend::new(ordinal)?, checkpoint, shape, &mut |_| {})?;
     println!("\nloaded in {:.1} s", began.elapsed().as_secs_f64());
     if let Some(memory) = bench.device_memory() {
         println!("memory: {memory}");

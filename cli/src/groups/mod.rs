@@ -6,7 +6,8 @@ mod units;
 use std::{ffi::OsString, net::SocketAddr};
 
 use anyhow::bail;
-use clap::Args;
+use clap::{Args, ValueEnum};
+use millrace_engine::ExpertPath;
 use millrace_model::config::{Family, ModelConfig};
 use millrace_worker::GroupConfig;
 
@@ -22,6 +23,29 @@ pub struct ReplicaArgs {
     /// Most bytes of weights a second that a rank stages for a new placement; K, M and G are understood [default: 256M]
     #[arg(long, value_name = "BYTES/S", env = "MILLRACE_STAGE_BANDWIDTH", value_parser = units::bytes)]
     pub stage_bandwidth: Option<u64>,
+    /// How rows go to the ranks of their experts: from GPU to GPU where all ranks of a group reach each other, each on
+    /// one of its own (auto); by way of the host (host); or from GPU to GPU also where ranks share one, which is slow
+    /// (devices) [default: auto]
+    #[arg(long, value_name = "HOW", env = "MILLRACE_EXPERT_EXCHANGE")]
+    pub expert_exchange: Option<ExpertExchange>,
+}
+
+/// How experts' rows go from rank to rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExpertExchange {
+    Auto,
+    Host,
+    Devices,
+}
+
+impl From<ExpertExchange> for ExpertPath {
+    fn from(how: ExpertExchange) -> ExpertPath {
+        match how {
+            ExpertExchange::Auto => ExpertPath::Auto,
+            ExpertExchange::Host => ExpertPath::Host,
+            ExpertExchange::Devices => ExpertPath::Devices,
+        }
+    }
 }
 
 impl ReplicaArgs {
@@ -30,6 +54,8 @@ impl ReplicaArgs {
         flags.number("--redundant-experts", self.redundant_experts);
         let bandwidth = self.stage_bandwidth.map(|bytes| bytes.to_string());
         flags.value("--stage-bandwidth", bandwidth.as_deref());
+        let how = self.expert_exchange.map(ExpertPath::from);
+        flags.value("--expert-exchange", how.map(ExpertPath::as_str));
         flags.0
     }
 }
@@ -90,6 +116,10 @@ impl GroupArgs {
                 .replicas
                 .stage_bandwidth
                 .unwrap_or(default.stage_bandwidth),
+            expert_path: self
+                .replicas
+                .expert_exchange
+                .map_or(default.expert_path, Into::into),
             ..default
         }))
     }

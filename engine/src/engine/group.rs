@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use millrace_experts::{Choice, Epoch};
+use millrace_experts::{Choice, Epoch, RankId};
 use millrace_kernels::Backend;
 use millrace_model::checkpoint::Checkpoint;
 
+use super::devices::Devices;
 use super::{Engine, Pending};
 use crate::{
-    EngineConfig, EngineError, Event, ExpertError, ExpertExchange, ExpertShelf, GroupRank,
-    StepDropped,
+    EngineConfig, EngineError, Event, ExpertError, ExpertExchange, ExpertPath, ExpertShelf,
+    GroupRank, StepDropped,
     config::LoadProgress,
     experts::ExpertSource,
     forward::{Ranks, Slots},
@@ -20,7 +21,16 @@ pub(super) struct Group<B: Backend> {
     rank: GroupRank,
     pub shelf: Arc<ExpertShelf<B>>,
     /// Of the epoch that was adopted last; `None` before the first.
-    choice: Option<Arc<Choice>>,
+    adopted: Option<Adopted>,
+    /// `None` where rows go by way of the host.
+    devices: Option<Devices<B>>,
+}
+
+/// What a rank computes under.
+#[derive(Clone)]
+struct Adopted {
+    choice: Arc<Choice>,
+    members: Arc<[RankId]>,
 }
 
 impl<B: Backend> Group<B> {
@@ -29,13 +39,15 @@ impl<B: Backend> Group<B> {
         checkpoint: &Arc<Checkpoint>,
         mtp: bool,
         rank: &GroupRank,
+        devices: Option<Devices<B>>,
     ) -> Result<Group<B>, ExpertError> {
         let source = ExpertSource::new(checkpoint.config(), mtp)?;
         let shelf = ExpertShelf::new(backend.clone(), checkpoint.clone(), source);
         Ok(Group {
             rank: rank.clone(),
             shelf: Arc::new(shelf),
-            choice: None,
+            adopted: None,
+            devices,
         })
     }
 }
@@ -52,12 +64,33 @@ impl<B: Backend> Engine<B> {
     ) -> Result<Engine<B>, EngineError> {
         let backend = Arc::new(backend);
         rank.check(checkpoint.config(), config.mtp)?;
-        let group = Group::new(&backend, &checkpoint, config.mtp, rank)?;
+        let devices = Devices::new(&*backend, checkpoint.config(), &config, rank)?;
+        let group = Group::new(&backend, &checkpoint, config.mtp, rank, devices)?;
         let slots = Slots::OfRank(&group.shelf, rank);
-        let engine = Engine::load_slots(backend, &checkpoint, config, slots, progress)?;
-        Ok(Engine {
-            group: Some(group),
-            ..engine
+        let mut engine = Engine::load_slots(backend, &checkpoint, config, slots, progress)?;
+        engine.group = Some(group);
+        engine.warm_up_devices();
+        Ok(engine)
+    }
+
+    /// Computes the largest batch as a group of its own device does, so that there is room for what that takes.
+    fn warm_up_devices(&mut self) {
+        let devices = self.group.as_mut().and_then(|group| group.devices.as_mut());
+        if let Some(devices) = devices {
+            let memory = self.pool.memory().clone();
+            let rows = self.config.most_rows();
+            let ranks = &mut devices.ranks(&|| false);
+            self.forward
+                .warm_up(&memory, rows, self.max_model_len, ranks);
+        }
+    }
+
+    /// How experts' rows go to other ranks, which has to be the same on all of a group; `None` on its own.
+    pub fn expert_path(&self) -> Option<ExpertPath> {
+        let group = self.group.as_ref()?;
+        Some(match group.devices {
+            None => ExpertPath::Host,
+            Some(_) => group.rank.path,
         })
     }
 
@@ -94,7 +127,13 @@ impl<B: Backend> Engine<B> {
         let slots = |layer| group.shelf.slots(layer, epoch.placement.slots(layer, rank));
         let layers = (0..shape.layers).map(slots).collect::<Result<_, _>>()?;
         self.forward.set_experts(layers);
-        group.choice = Some(Arc::new(Choice::new(epoch, rank)));
+        group.adopted = Some(Adopted {
+            choice: Arc::new(Choice::new(epoch, rank)),
+            members: epoch.members.iter().map(|member| member.id).collect(),
+        });
+        if let Some(devices) = &mut group.devices {
+            devices.part();
+        }
         Ok(())
     }
 
@@ -113,13 +152,52 @@ impl<B: Backend> Engine<B> {
         exchange: &mut dyn ExpertExchange<B>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), StepDropped> {
-        let choice = self.group.as_ref().and_then(|group| group.choice.clone());
         // Without an epoch there is nobody to compute with.
-        let choice = choice.ok_or(StepDropped)?;
+        let group = self.group.as_mut().ok_or(StepDropped)?;
+        let Adopted { choice, members } = group.adopted.clone().ok_or(StepDropped)?;
+        let first_row = self.counters.step_tokens as u32;
+        let rank = group.rank.rank;
+        if let Some(mut devices) = group.devices.take() {
+            // Out of the engine while it computes with them.
+            let computed = devices
+                .meet(self.forward.backend(), rank, &members, &choice, exchange)
+                .and_then(|met| match met {
+                    true => self.compute_on(&mut devices, first_row, limit, exchange, emit),
+                    false => self.compute_by_host(&choice, first_row, limit, exchange, emit),
+                });
+            let group = self.group.as_mut().expect("it was there");
+            group.devices = Some(devices);
+            return computed;
+        }
+        self.compute_by_host(&choice, first_row, limit, exchange, emit)
+    }
+
+    fn compute_on(
+        &mut self,
+        devices: &mut Devices<B>,
+        first_row: u32,
+        limit: usize,
+        exchange: &dyn ExpertExchange<B>,
+        emit: &mut dyn FnMut(Event),
+    ) -> Result<(), StepDropped> {
+        devices.begin(self.forward.backend(), first_row);
+        let is_over = || exchange.is_over();
+        let shares = self.plan(limit, emit);
+        self.compute(&shares, &mut devices.ranks(&is_over), emit)
+    }
+
+    fn compute_by_host(
+        &mut self,
+        choice: &Choice,
+        first_row: u32,
+        limit: usize,
+        exchange: &mut dyn ExpertExchange<B>,
+        emit: &mut dyn FnMut(Event),
+    ) -> Result<(), StepDropped> {
         let shares = self.plan(limit, emit);
         let mut ranks = Ranks::Group {
-            choice: &choice,
-            first_row: self.counters.step_tokens as u32,
+            choice,
+            first_row,
             exchange,
         };
         self.compute(&shares, &mut ranks, emit)

@@ -48,7 +48,7 @@ impl<B: Backend> Engine<B> {
         self.build_batch(shares);
         let memory = self.pool.memory().clone();
         let computed = self.forward.run(&self.batch, &memory, ranks);
-        self.count_experts(computed)?;
+        self.count_experts(computed, ranks)?;
         self.counters.steps += 1;
         self.counters.step_tokens += self.batch.rows() as u64;
         let mut events = Vec::new();
@@ -58,12 +58,16 @@ impl<B: Backend> Engine<B> {
         // Who hears of a page may read it at once.
         self.forward.wait();
         events.into_iter().for_each(emit);
-        self.count_experts(drafted)
+        self.count_experts(drafted, ranks)
     }
 
-    /// Keeps what a pass counted if it was completed.
-    fn count_experts(&mut self, pass: Result<(), StepDropped>) -> Result<(), StepDropped> {
-        if let (Some(step), Some(sums)) = (self.forward.counts(), &self.expert_counts) {
+    /// Keeps what a pass among `ranks` counted if it was completed.
+    fn count_experts(
+        &mut self,
+        pass: Result<(), StepDropped>,
+        ranks: &mut Ranks<'_, B>,
+    ) -> Result<(), StepDropped> {
+        if let (Some(step), Some(sums)) = (self.forward.counts(ranks), &self.expert_counts) {
             match pass {
                 Ok(()) => step.keep(sums),
                 Err(StepDropped) => step.forget(),

@@ -82,6 +82,11 @@ impl StepCounts {
         &mut self.chosen
     }
 
+    /// `[layers][ranks]` sent and `[layers]` computed, to add to.
+    pub fn products(&mut self) -> (&mut [u64], &mut [u64]) {
+        (&mut self.sent, &mut self.computed)
+    }
+
     pub fn computed(&mut self, layer: usize, products: usize) {
         self.computed[layer] += products as u64;
     }

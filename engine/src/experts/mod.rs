@@ -27,6 +27,31 @@ pub struct GroupRank {
     /// What it loads at start: [`Placement::initial`] of [`shape`].
     pub placement: Arc<Placement>,
     pub rank: usize,
+    pub path: ExpertPath,
+}
+
+/// How experts' rows go from rank to rank; the same on all ranks of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpertPath {
+    /// From device to device where all members reach each other, each on a device of its own; otherwise by
+    /// way of the host.
+    #[default]
+    Auto,
+    /// By way of the host.
+    Host,
+    /// From device to device also where ranks share one, which is slow: they wait for each other there.
+    Devices,
+}
+
+impl ExpertPath {
+    /// As flags have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ExpertPath::Auto => "auto",
+            ExpertPath::Host => "host",
+            ExpertPath::Devices => "devices",
+        }
+    }
 }
 
 /// MoE layers of a model as groups count them: their indexes in the checkpoint, the MTP layer's last

@@ -172,10 +172,10 @@ impl<B: Backend> DeepSeek<B> {
         Ok(())
     }
 
-    /// What passes have counted since it was last kept or forgotten.
-    pub fn counts(&mut self, backend: &B) -> Option<&mut StepCounts> {
+    /// What passes among `ranks` have counted since it was last kept or forgotten.
+    pub fn counts(&mut self, backend: &B, ranks: &mut Ranks<'_, B>) -> Option<&mut StepCounts> {
         let moe = self.space.moe.as_mut();
-        moe.map(|space| space.counts(backend))
+        moe.map(|space| space.counts(backend, ranks))
     }
 
     /// MoE layers, the MTP layer's last.

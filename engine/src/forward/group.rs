@@ -18,7 +18,23 @@ pub enum Ranks<'a, B: Backend> {
         exchange: &'a mut dyn ExpertExchange<B>,
     },
     /// On devices that reach each other's memory, and need no host between them.
-    Devices(&'a mut B::Exchange),
+    Devices {
+        exchange: &'a mut B::Exchange,
+        /// Nobody is waited for any more.
+        is_over: &'a dyn Fn() -> bool,
+    },
+}
+
+impl<B: Backend> Ranks<'_, B> {
+    /// Waits for a pass on devices to end, and answers whether all ranks were there.
+    pub fn finish(&self, backend: &B) -> Result<(), StepDropped> {
+        match self {
+            Ranks::Devices { exchange, is_over } if !backend.exchange_finish(exchange, is_over) => {
+                Err(StepDropped)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Buffers of one exchange; they grow to the largest and stay.

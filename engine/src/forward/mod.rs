@@ -163,6 +163,10 @@ impl<B: Backend> Forward<B> {
         })
     }
 
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
     pub fn device_memory(&self) -> Option<DeviceMemory> {
         self.backend.memory()
     }
@@ -175,11 +179,11 @@ impl<B: Backend> Forward<B> {
         }
     }
 
-    /// What passes have counted since it was last kept or forgotten; `None` for a model without
+    /// What passes among `ranks` have counted since it was last kept or forgotten; `None` for a model without
     /// experts.
-    pub(crate) fn counts(&mut self) -> Option<&mut StepCounts> {
+    pub(crate) fn counts(&mut self, ranks: &mut Ranks<'_, B>) -> Option<&mut StepCounts> {
         match &mut self.body {
-            Body::DeepSeek(body) => body.counts(&self.backend),
+            Body::DeepSeek(body) => body.counts(&self.backend, ranks),
             Body::Dense(_) => None,
         }
     }
@@ -201,7 +205,7 @@ impl<B: Backend> Forward<B> {
     /// Computes the hidden states of `batch` and writes its cache rows.
     ///
     /// # Errors
-    /// Only among [`Ranks::Group`]. Computing the same batch again is all there is to do: what was
+    /// Only among other ranks. Computing the same batch again is all there is to do: what was
     /// written is written again with the same values.
     pub fn run(
         &mut self,
@@ -224,12 +228,18 @@ impl<B: Backend> Forward<B> {
             true => pass(),
             false => backend.replayed(0, batch, pages, pass),
         }
-        done
+        done.and_then(|()| ranks.finish(backend))
     }
 
     /// Runs the largest batch once, into pages that nobody has yet, so that a device finds room for what it
     /// computes in before requests come, or says at once that there is none.
-    pub fn warm_up(&mut self, pages: &PageMemory, rows: usize, max_model_len: usize) {
+    pub fn warm_up(
+        &mut self,
+        pages: &PageMemory,
+        rows: usize,
+        max_model_len: usize,
+        ranks: &mut Ranks<'_, B>,
+    ) {
         let longest = max_model_len.min(pages.pages() * PAGE_TOKENS);
         let mut batch = Batch::default();
         // Sequences as long as may be; what they write over each other's pages nobody reads.
@@ -238,7 +248,6 @@ impl<B: Backend> Forward<B> {
             let table = 0..count.div_ceil(PAGE_TOKENS) as u32;
             batch.push(&vec![0; count], 0, table);
         }
-        let ranks = &mut Ranks::Alone;
         let computed = self.run(&batch, pages, ranks);
         let wanted = |row| Wanted {
             row,
@@ -252,7 +261,7 @@ impl<B: Backend> Forward<B> {
             false => Ok(()),
         };
         computed.and(drafted).expect("nobody else takes part in it");
-        if let Some(counts) = self.counts() {
+        if let Some(counts) = self.counts(ranks) {
             counts.forget();
         }
     }
@@ -313,6 +322,7 @@ impl<B: Backend> Forward<B> {
         backend.place(batch, &mut self.placed);
         let batch = &self.placed;
         body.run_mtp(backend, &self.embed, hidden, rows, batch, pages, ranks)?;
+        ranks.finish(backend)?;
         let mut drafts = Vec::with_capacity(wanted.len());
         let mut best = Vec::new();
         for wanted in wanted.chunks(LOGIT_ROWS) {

@@ -157,7 +157,7 @@ impl<B: Backend> Moe<B> {
                 space.counts.computed(layer, products);
                 group.combine(backend, layer, &space.routing, exchange, out)?;
             }
-            (Ranks::Devices(exchange), _) => {
+            (Ranks::Devices { exchange, .. }, _) => {
                 backend.exchange_dispatch(layer, x, &space.routing, &self.experts, exchange);
                 self.run_shared(backend, x, &mut space.shared);
                 backend.exchange_serve(&self.experts, exchange);
@@ -224,9 +224,13 @@ impl<B: Backend> MoeSpace<B> {
         }
     }
 
-    /// What passes have counted since it was last kept or forgotten.
-    pub fn counts(&mut self, backend: &B) -> &mut StepCounts {
+    /// What passes among `ranks` have counted since it was last kept or forgotten.
+    pub fn counts(&mut self, backend: &B, ranks: &mut Ranks<'_, B>) -> &mut StepCounts {
         backend.take_tally(&mut self.tally, self.counts.chosen());
+        if let Ranks::Devices { exchange, .. } = ranks {
+            let (sent, computed) = self.counts.products();
+            backend.exchange_counts(exchange, sent, computed);
+        }
         &mut self.counts
     }
 }

@@ -1,7 +1,11 @@
 //! An exchange between engines of one process: a channel from every rank to every other. A rank that
 //! drops a step lets go of its ends, and whoever waits for it drops the step as well.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, Sender, channel},
+};
 
 use millrace_engine::{ExpertExchange, Parcel, StepDropped};
 use millrace_kernels::Backend;
@@ -10,6 +14,7 @@ use super::{TestBackend, TestTensor};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    Share,
     Dispatch,
     Collect,
     Respond,
@@ -36,6 +41,7 @@ struct Message {
     phase: Phase,
     parcel: Parcel,
     rows: Vec<f32>,
+    shared: Vec<u8>,
 }
 
 /// One rank's ends, for one step.
@@ -45,6 +51,8 @@ pub struct Link {
     /// By rank; `None` for those that are no members.
     to: Vec<Option<Sender<Message>>>,
     from: Vec<Option<Receiver<Message>>>,
+    /// Somebody has given the step up.
+    over: Arc<AtomicBool>,
     /// Calls so far: every rank must make the same ones.
     pub calls: Vec<(usize, Phase)>,
 }
@@ -52,12 +60,14 @@ pub struct Link {
 /// The links of one step between the ranks of `live`.
 pub fn links(live: &[bool], fault: Option<Fault>) -> Vec<Link> {
     let ranks = live.len();
+    let over = Arc::new(AtomicBool::new(false));
     let mut links: Vec<Link> = (0..ranks)
         .map(|rank| Link {
             rank,
             fault,
             to: (0..ranks).map(|_| None).collect(),
             from: (0..ranks).map(|_| None).collect(),
+            over: over.clone(),
             calls: Vec::new(),
         })
         .collect();
@@ -109,6 +119,7 @@ impl Link {
                 phase,
                 parcel: parcel.clone(),
                 rows: part.to_vec(),
+                shared: Vec::new(),
             };
             to.send(message).map_err(|_| StepDropped)?;
         }
@@ -121,17 +132,44 @@ impl Link {
         layer: usize,
         phase: Phase,
         rank: usize,
-    ) -> Result<(Parcel, Vec<f32>), StepDropped> {
+    ) -> Result<Option<Message>, StepDropped> {
         let Some(from) = &self.from[rank] else {
-            return Ok((Parcel::default(), Vec::new()));
+            return Ok(None);
         };
         let message = from.recv().map_err(|_| StepDropped)?;
         assert_eq!((message.layer, message.phase), (layer, phase), "in step");
-        Ok((message.parcel, message.rows))
+        Ok(Some(message))
     }
 }
 
 impl ExpertExchange<TestBackend> for Link {
+    fn share(&mut self, round: usize, mine: &[u8]) -> Result<Vec<Option<Vec<u8>>>, StepDropped> {
+        for to in self.to.iter().flatten() {
+            let message = Message {
+                layer: round,
+                phase: Phase::Share,
+                parcel: Parcel::default(),
+                rows: Vec::new(),
+                shared: mine.to_vec(),
+            };
+            to.send(message).map_err(|_| StepDropped)?;
+        }
+        (0..self.from.len())
+            .map(|rank| {
+                let message = self.receive(round, Phase::Share, rank)?;
+                Ok(message.map(|message| message.shared))
+            })
+            .collect()
+    }
+
+    /// Asked for only where devices exchange rows.
+    fn is_over(&self) -> bool {
+        if self.fault.is_some_and(|fault| fault.rank == self.rank) {
+            self.over.store(true, Relaxed);
+        }
+        self.over.load(Relaxed)
+    }
+
     fn dispatch(
         &mut self,
         backend: &TestBackend,
@@ -155,9 +193,11 @@ impl ExpertExchange<TestBackend> for Link {
         self.call(layer, Phase::Collect)?;
         let mut all = Vec::new();
         for (rank, parcel) in parcels.iter_mut().enumerate() {
-            let rows;
-            (*parcel, rows) = self.receive(layer, Phase::Dispatch, rank)?;
-            all.extend(rows);
+            *parcel = Parcel::default();
+            if let Some(message) = self.receive(layer, Phase::Dispatch, rank)? {
+                *parcel = message.parcel;
+                all.extend(message.rows);
+            }
         }
         backend.write(&all, received);
         Ok(())
@@ -186,7 +226,8 @@ impl ExpertExchange<TestBackend> for Link {
         self.call(layer, Phase::Combine)?;
         let mut all = Vec::new();
         for rank in 0..self.from.len() {
-            all.extend(self.receive(layer, Phase::Respond, rank)?.1);
+            let message = self.receive(layer, Phase::Respond, rank)?;
+            all.extend(message.into_iter().flat_map(|message| message.rows));
         }
         backend.write(&all, returned);
         Ok(())

@@ -15,12 +15,13 @@ use crate::wire::Key;
 const MOST_FRAMES: usize = 8;
 const MOST_STARTS: usize = 64;
 
-/// A parcel or its results. Buffers only grow, and come back with [`Inbox::recycle`].
+/// A parcel, its results, or shared bytes. Buffers only grow, and come back with [`Inbox::recycle`].
 #[derive(Default)]
 pub(crate) struct Frame {
     pub(crate) key: Option<Key>,
     pub(crate) rows: usize,
     pub(crate) work: Vec<Work>,
+    pub(crate) bytes: Vec<u8>,
     values: Vec<f32>,
     count: usize,
 }

@@ -76,20 +76,28 @@ impl Link {
         self.send(&Header::start(start), &[], &[])
     }
 
-    /// Sends a frame. Waits only for room in the socket, which the peer's reader makes whatever its
-    /// engine does. What was begun is finished, or the link is lost: half a frame would make
-    /// nonsense of all that follows.
     pub(crate) fn send(
         &self,
         header: &Header,
         work: &[Work],
         values: &[f32],
     ) -> Result<(), LinkError> {
+        let parts = [bytemuck::cast_slice(work), bytemuck::cast_slice(values)];
+        self.send_parts(header, parts)
+    }
+
+    pub(crate) fn send_bytes(&self, header: &Header, bytes: &[u8]) -> Result<(), LinkError> {
+        self.send_parts(header, [bytes, &[]])
+    }
+
+    /// Sends a frame. Waits only for room in the socket, which the peer's reader makes whatever its
+    /// engine does. What was begun is finished, or the link is lost: half a frame would make
+    /// nonsense of all that follows.
+    fn send_parts(&self, header: &Header, body: [&[u8]; 2]) -> Result<(), LinkError> {
         let mut outgoing = self.outgoing.lock();
         let tail = &mut outgoing.tail;
         let header = header.encode();
-        let (work, values) = (bytemuck::cast_slice(work), bytemuck::cast_slice(values));
-        let mut parts = [tail.as_slice(), &header, work, values].map(IoSlice::new);
+        let mut parts = [tail.as_slice(), &header, body[0], body[1]].map(IoSlice::new);
         let mut left = parts.as_mut_slice();
         // Drops leading empty parts, so that `left` is empty exactly when all was sent.
         IoSlice::advance_slices(&mut left, 0);
@@ -106,7 +114,7 @@ impl Link {
             }
         }
         tail.clear();
-        self.counters.sent(HEADER + work.len() + values.len());
+        self.counters.sent(HEADER + body[0].len() + body[1].len());
         Ok(())
     }
 

@@ -43,6 +43,7 @@ fn read_frame(
         }
         Kind::Dispatch => read_parcel(link, incoming, limits, floor, &header, Phase::Dispatch)?,
         Kind::Respond => read_parcel(link, incoming, limits, floor, &header, Phase::Respond)?,
+        Kind::Share => read_shared(link, incoming, floor, &header)?,
         Kind::Hello | Kind::Welcome | Kind::Refused => {
             return Err(FrameError::Unexpected {
                 kind: header.kind.name(),
@@ -71,7 +72,25 @@ fn read_parcel(
     check_work(&frame, limits)?;
     let count = frame.rows * limits.hidden;
     incoming.exact(bytemuck::cast_slice_mut(frame.values_mut(count)))?;
-    if key.epoch < floor.load(Relaxed) {
+    put(link, floor, frame, key.epoch)
+}
+
+fn read_shared(
+    link: &Link,
+    incoming: &mut Incoming,
+    floor: &AtomicU64,
+    header: &Header,
+) -> Result<(), LinkError> {
+    let key = header.key(Phase::Share);
+    let mut frame = link.inbox.spare();
+    frame.key = Some(key);
+    frame.bytes.resize(header.length as usize, 0);
+    incoming.exact(&mut frame.bytes)?;
+    put(link, floor, frame, key.epoch)
+}
+
+fn put(link: &Link, floor: &AtomicU64, frame: Frame, epoch: u64) -> Result<(), LinkError> {
+    if epoch < floor.load(Relaxed) {
         link.inbox.recycle(frame);
         return Ok(());
     }

@@ -109,7 +109,7 @@ impl<'a> StepExchange<'a> {
         let me = self.roster.config.me.rank;
         let rows = |parcel: &Parcel| match key.phase {
             Phase::Dispatch => parcel.rows,
-            Phase::Respond => parcel.work.len(),
+            Phase::Share | Phase::Respond => parcel.work.len(),
         };
         let before = |rank: usize| hidden * parcels[..rank].iter().map(rows).sum::<usize>();
         let ranks = self.scratch.seats.len();
@@ -142,7 +142,7 @@ impl<'a> StepExchange<'a> {
         let limits = &self.roster.config.limits;
         let (work, most) = match key.phase {
             Phase::Dispatch => (parcel.work.as_slice(), limits.rows),
-            Phase::Respond => (&[] as &[Work], limits.work),
+            Phase::Share | Phase::Respond => (&[] as &[Work], limits.work),
         };
         assert!(
             rows <= most && work.len() <= limits.work,

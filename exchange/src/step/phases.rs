@@ -1,13 +1,49 @@
-//! The four calls.
+//! The four calls, and what may come before them.
 
 use millrace_engine::exchange::{ExpertExchange, Parcel, StepDropped};
 use millrace_kernels::Backend;
 
 use super::{Seat, StepExchange};
 use crate::FrameError;
-use crate::wire::Phase;
+use crate::wire::{Header, MOST_SHARED, Phase};
 
 impl<B: Backend> ExpertExchange<B> for StepExchange<'_> {
+    fn share(&mut self, round: usize, mine: &[u8]) -> Result<Vec<Option<Vec<u8>>>, StepDropped> {
+        assert!(mine.len() <= MOST_SHARED, "a few bytes");
+        let key = self.key(round, Phase::Share);
+        for seat in &self.scratch.seats {
+            match seat {
+                Seat::Lost => return Err(StepDropped),
+                Seat::Linked(link) => {
+                    let sent = link.send_bytes(&Header::bytes(key, mine.len()), mine);
+                    sent.map_err(|why| self.give_up(link, why))?;
+                }
+                Seat::Empty | Seat::Me => {}
+            }
+        }
+        let heard = |seat: &Seat| match seat {
+            Seat::Empty => Ok(None),
+            Seat::Me => Ok(Some(mine.to_vec())),
+            Seat::Lost => Err(StepDropped),
+            Seat::Linked(link) => {
+                let mut frame = self.take(link, key)?;
+                let bytes = std::mem::take(&mut frame.bytes);
+                link.recycle(frame);
+                Ok(Some(bytes))
+            }
+        };
+        self.scratch.seats.iter().map(heard).collect()
+    }
+
+    fn is_over(&self) -> bool {
+        let is_lost = |seat: &Seat| match seat {
+            Seat::Empty | Seat::Me => false,
+            Seat::Linked(link) => link.is_broken(),
+            Seat::Lost => true,
+        };
+        self.roster.is_over(self.epoch) || self.scratch.seats.iter().any(is_lost)
+    }
+
     fn dispatch(
         &mut self,
         backend: &B,

@@ -19,7 +19,9 @@ pub(crate) const HEADER: usize = 48;
 /// One piece of work: row and slot, four bytes each.
 pub(crate) const WORK_BYTES: usize = size_of::<Work>();
 const MAGIC: [u8; 3] = *b"MRX";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Bytes that are shared at a time, at most.
+pub(crate) const MOST_SHARED: usize = millrace_kernels::MOST_OFFER;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -34,6 +36,8 @@ pub(crate) enum Kind {
     Dispatch = 6,
     /// The results, one row a piece of work.
     Respond = 7,
+    /// What all ranks are to know of each other, as bytes; the layer is the round.
+    Share = 8,
 }
 
 impl Kind {
@@ -46,6 +50,7 @@ impl Kind {
             5 => Kind::Start,
             6 => Kind::Dispatch,
             7 => Kind::Respond,
+            8 => Kind::Share,
             other => return Err(FrameError::UnknownKind(other)),
         })
     }
@@ -59,6 +64,7 @@ impl Kind {
             Kind::Start => "start",
             Kind::Dispatch => "dispatch",
             Kind::Respond => "respond",
+            Kind::Share => "share",
         }
     }
 }
@@ -76,9 +82,10 @@ pub(crate) struct Header {
     pub(crate) ready_for: u64,
 }
 
-/// The half of an exchange a frame belongs to.
+/// The half of an exchange a frame belongs to, or what comes before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
+    Share,
     Dispatch,
     Respond,
 }
@@ -101,6 +108,7 @@ impl fmt::Display for Key {
             phase,
         } = self;
         let phase = match phase {
+            Phase::Share => return write!(f, "round {layer} before step {epoch}.{step}"),
             Phase::Dispatch => "dispatch",
             Phase::Respond => "respond",
         };
@@ -142,22 +150,30 @@ impl Header {
 
     /// Of `rows` rows of `hidden` values, and `work` pieces of work.
     pub(crate) fn parcel(key: Key, rows: usize, work: usize, hidden: usize) -> Header {
+        Header {
+            rows: rows as u32,
+            work: work as u32,
+            ..Header::bytes(key, work * WORK_BYTES + rows * hidden * size_of::<f32>())
+        }
+    }
+
+    /// With a body of so many bytes.
+    pub(crate) fn bytes(key: Key, length: usize) -> Header {
         let kind = match key.phase {
+            Phase::Share => Kind::Share,
             Phase::Dispatch => Kind::Dispatch,
             Phase::Respond => Kind::Respond,
         };
         Header {
             layer: key.layer,
-            rows: rows as u32,
-            work: work as u32,
-            length: (work * WORK_BYTES + rows * hidden * size_of::<f32>()) as u32,
+            length: length as u32,
             epoch: key.epoch,
             step: key.step,
             ..Header::bare(kind)
         }
     }
 
-    /// The place of a `Dispatch` or `Respond` frame.
+    /// The place of a `Share`, `Dispatch` or `Respond` frame.
     pub(crate) fn key(&self, phase: Phase) -> Key {
         Key {
             epoch: self.epoch,
@@ -249,6 +265,12 @@ impl Header {
                 length: 0,
                 ..*self
             },
+            Kind::Share => Header {
+                rows: 0,
+                work: 0,
+                ready_for: 0,
+                ..*self
+            },
             Kind::Dispatch => Header {
                 ready_for: 0,
                 ..*self
@@ -275,6 +297,7 @@ impl Header {
             Kind::Hello | Kind::Refused => {
                 return at_most("bytes of a greeting", self.length, MAX_GREETING);
             }
+            Kind::Share => return at_most("shared bytes", self.length, MOST_SHARED),
             Kind::Dispatch => {
                 at_most("rows", self.rows, limits.rows)?;
                 at_most("pieces of work", self.work, limits.work)?;

@@ -4,4 +4,4 @@ mod greeting;
 mod header;
 
 pub(crate) use greeting::{Hello, MAX_GREETING};
-pub(crate) use header::{HEADER, Header, Key, Kind, Phase, WORK_BYTES};
+pub(crate) use header::{HEADER, Header, Key, Kind, MOST_SHARED, Phase, WORK_BYTES};

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use millrace_engine::exchange::{ExpertExchange, Parcel, StepDropped, Work};
-use millrace_exchange::{FrameLimits, Mesh, MeshConfig};
+use millrace_exchange::{FrameLimits, Mesh, MeshConfig, StepExchange};
 use millrace_experts::{Member, RankId};
 use millrace_kernels::{Backend, cpu::CpuBackend};
 
@@ -228,4 +228,17 @@ pub fn step(
         );
     }
     Ok(())
+}
+
+/// What all members tell each other; of any backend, since no device is asked.
+pub fn share(
+    exchange: &mut StepExchange<'_>,
+    round: usize,
+    mine: &[u8],
+) -> Result<Vec<Option<Vec<u8>>>, StepDropped> {
+    ExpertExchange::<CpuBackend>::share(exchange, round, mine)
+}
+
+pub fn is_over(exchange: &StepExchange<'_>) -> bool {
+    ExpertExchange::<CpuBackend>::is_over(exchange)
 }

@@ -15,8 +15,8 @@ use super::{
     elementwise, gate, linear, moe, norm, rope,
 };
 use crate::{
-    Backend, Batch, DeviceMemory, Draw, GateParams, KernelError, Pace, PageLayout, PageMemory,
-    RopeTable, Stacked, Work,
+    Backend, Batch, DeviceMemory, Draw, ExchangeShape, GateParams, KernelError, Pace, PageLayout,
+    PageMemory, ReplicaTable, RopeTable, Stacked, Work,
 };
 
 impl Backend for CpuBackend {
@@ -521,6 +521,33 @@ impl Backend for CpuBackend {
 
     // There is none: processors of one machine share its memory as it is.
 
+    fn exchange(
+        &self,
+        _: ExchangeShape,
+        _: &ReplicaTable,
+    ) -> Result<Option<Infallible>, KernelError> {
+        Ok(None)
+    }
+
+    fn exchange_offer(&self, exchange: &mut Infallible, _: bool) -> Result<Vec<u8>, KernelError> {
+        match *exchange {}
+    }
+
+    fn exchange_connect(
+        &self,
+        exchange: &mut Infallible,
+        _: usize,
+        _: &[Option<&[u8]>],
+        _: &ReplicaTable,
+        _: bool,
+    ) -> Result<(), KernelError> {
+        match *exchange {}
+    }
+
+    fn exchange_met(&self, exchange: &mut Infallible) {
+        match *exchange {}
+    }
+
     fn exchange_begin(&self, _: u32, exchange: &mut Infallible) {
         match *exchange {}
     }
@@ -550,7 +577,7 @@ impl Backend for CpuBackend {
         match *exchange {}
     }
 
-    fn exchange_is_whole(&self, exchange: &Infallible) -> bool {
+    fn exchange_finish(&self, exchange: &Infallible, _: &dyn Fn() -> bool) -> bool {
         match *exchange {}
     }
 

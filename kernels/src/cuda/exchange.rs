@@ -1,7 +1,11 @@
 //! Experts shared with other GPUs that reach each other's memory: rows go to their ranks and back without the host.
 
+use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use cudarc::driver::{result, sys};
 
 use super::device::{Device, Shape};
 use super::expert::Experts;
@@ -13,6 +17,7 @@ use super::profile::experts_cost;
 use super::rows::wide_rows;
 use super::tensor::{Kind, Tensor};
 use super::weights::Form;
+use super::window::{Offer, Opened, ProcessId, Window};
 use super::{CudaBackend, Routing};
 use crate::{ExchangeShape, KernelError, ReplicaTable};
 
@@ -21,18 +26,27 @@ use crate::{ExchangeShape, KernelError, ReplicaTable};
 /// expected.
 const WAVE: usize = 32 << 10;
 
-/// Words of `State` in `sm90_bf16_exchange.cu`, by place.
-const FAILED: usize = 3;
-const FIRST_ROW: usize = 4;
-const TOTAL: usize = 5;
-const STATE_WORDS: usize = 6;
+/// Words of `State` in `sm90_bf16_exchange.cu`, by place; the turn is the first two.
+const FIRST_ROW: usize = 5;
+const TOTAL: usize = 6;
+const STATE_WORDS: usize = 8;
+
+/// How long a turn waits for a peer, unless the host gives it up before.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A rank's window, and its peers'.
 pub struct Exchange {
     shape: ExchangeShape,
     layout: Layout,
-    window: Memory,
+    process: ProcessId,
+    gpu: [u8; 16],
+    window: Window,
+    /// Those before it that somebody may still write.
+    retired: Vec<Window>,
+    /// Of other ranks, by rank.
+    opened: Vec<Option<Opened>>,
     peers: Memory,
+    stop: Stop,
     state: Memory,
     sent: Memory,
     table: Table,
@@ -45,6 +59,15 @@ pub struct Exchange {
     likely: usize,
     layer: usize,
 }
+
+/// A word in the host's memory that devices see: not zero once a step is given up, by whichever side.
+struct Stop {
+    device: Arc<Device>,
+    word: *mut c_void,
+}
+
+// SAFETY: memory that is this one's own, read and written as an atomic.
+unsafe impl Send for Stop {}
 
 /// Where the parts of a window are; all ranks' are alike.
 #[derive(Debug, Clone, Copy)]
@@ -86,8 +109,8 @@ impl Layout {
         let row_bytes = (2 * shape.hidden).next_multiple_of(16);
         Layout {
             counts: part(8 * ranks),
-            arrived: part(4 * ranks),
-            returned: part(4 * ranks),
+            arrived: part(8 * ranks),
+            returned: part(8 * ranks),
             work: part(12 * ranks * pieces),
             rows: part(row_bytes * ranks * shape.rows),
             results: part(2 * shape.hidden * pieces),
@@ -107,21 +130,60 @@ impl Table {
     }
 }
 
+impl Stop {
+    fn new(device: &Arc<Device>) -> Result<Stop, KernelError> {
+        device.bind();
+        let flags = sys::CU_MEMHOSTALLOC_DEVICEMAP | sys::CU_MEMHOSTALLOC_PORTABLE;
+        // SAFETY: a plain allocation.
+        let word = unsafe { result::malloc_host(size_of::<AtomicU32>(), flags) };
+        let stop = Stop {
+            device: device.clone(),
+            word: word.map_err(|error| KernelError::Device(error.to_string()))?,
+        };
+        stop.word().store(0, Ordering::Relaxed);
+        Ok(stop)
+    }
+
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: of this size and alignment, alive for as long as this.
+        unsafe { &*self.word.cast::<AtomicU32>() }
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        if self.device.context().bind_to_thread().is_ok() {
+            self.device.wait();
+            // SAFETY: allocated once, freed once, and no kernel reads it any more.
+            let _: Result<_, _> = unsafe { result::free_host(self.word) };
+        }
+    }
+}
+
 impl Exchange {
-    /// A rank that reaches nobody yet.
+    /// One GPU that stands for all ranks: whatever it sends to a rank comes back to it as if that rank had sent it.
     fn new(
         device: &Arc<Device>,
         shape: ExchangeShape,
         table: &ReplicaTable,
-        timeout: Duration,
     ) -> Result<Exchange, KernelError> {
         // As in `sm90_bf16_exchange.cu`.
         assert!(shape.ranks <= 256 && shape.per_token <= 32 && shape.hidden.is_multiple_of(8));
         let layout = Layout::of(&shape);
         let memory = |bytes| Memory::new(device, bytes, "the exchange of experts' rows");
-        Ok(Exchange {
-            window: memory(layout.bytes)?,
+        let unknown = |what: &str, error: &dyn std::fmt::Display| {
+            KernelError::Sharing(format!("{what} cannot be told ({error})"))
+        };
+        let gpu = device.context().uuid();
+        let gpu = gpu.map_err(|error| unknown("which GPU it is", &error))?;
+        let mut exchange = Exchange {
+            process: ProcessId::own().map_err(|error| unknown("which process it is", &error))?,
+            gpu: gpu.bytes.map(|byte| byte as u8),
+            window: Window::new(device, layout.bytes)?,
+            retired: Vec::new(),
+            opened: Vec::new(),
             peers: memory(size_of::<params::Peer>() * shape.ranks)?,
+            stop: Stop::new(device)?,
             state: memory(4 * STATE_WORDS)?,
             sent: memory(8 * shape.ranks)?,
             table: Table::new(device, table)?,
@@ -132,17 +194,108 @@ impl Exchange {
             slots: Scratch::default(),
             rows: Scratch::default(),
             homes: Scratch::default(),
-            timeout,
+            timeout: TIMEOUT,
             likely: 0,
             layer: 0,
             layout,
             shape,
-        })
+        };
+        let own = exchange.window.address();
+        let peers: Vec<params::Peer> = (0..shape.ranks).map(|rank| peer(own, rank)).collect();
+        exchange.peers.upload(0, &peers);
+        Ok(exchange)
     }
 
-    fn set_peers(&mut self, peers: &[params::Peer]) {
-        assert_eq!(peers.len(), self.shape.ranks);
-        self.peers.upload(0, peers);
+    /// What the other ranks need to reach this one. `fresh`: by a window that nobody knows yet.
+    pub(super) fn offer(
+        &mut self,
+        device: &Arc<Device>,
+        fresh: bool,
+    ) -> Result<Vec<u8>, KernelError> {
+        // Nothing of a step before is still to be computed here.
+        device.wait();
+        self.retired.retain(Window::is_shared);
+        if fresh {
+            let fresh = Window::new(device, self.layout.bytes)?;
+            self.retired
+                .push(std::mem::replace(&mut self.window, fresh));
+        }
+        let mut turn = [0u64];
+        self.state.download(0, &mut turn);
+        let offer = self.window.offer(self.process, self.gpu, turn[0]);
+        Ok(bytemuck::bytes_of(&offer).to_vec())
+    }
+
+    /// Connects this rank, `me`, with those whose offers these are, by rank; `None`: no member.
+    pub(super) fn connect(
+        &mut self,
+        device: &Arc<Device>,
+        me: usize,
+        offers: &[Option<&[u8]>],
+        table: &ReplicaTable,
+        apart: bool,
+    ) -> Result<(), KernelError> {
+        assert_eq!(offers.len(), self.shape.ranks);
+        let read = |offer: &[u8]| {
+            bytemuck::try_pod_read_unaligned::<Offer>(offer)
+                .map_err(|_| KernelError::Sharing("a rank tells of its memory otherwise".into()))
+        };
+        let offers = offers
+            .iter()
+            .map(|offer| offer.map(read).transpose())
+            .collect::<Result<Vec<_>, _>>()?;
+        let guests: Vec<ProcessId> = offers.iter().flatten().map(|offer| offer.process).collect();
+        self.window.admit(&guests, &self.process)?;
+        let mut before = std::mem::take(&mut self.opened);
+        before.resize_with(offers.len(), || None);
+        let mut gpus: Vec<[u8; 16]> = Vec::new();
+        let mut peers = vec![params::Peer::default(); offers.len()];
+        for (rank, offer) in offers.iter().enumerate() {
+            let before = before[rank].take();
+            let Some(offer) = offer else {
+                self.opened.push(None);
+                continue;
+            };
+            if apart && gpus.contains(&offer.gpu) {
+                return Err(KernelError::Sharing(
+                    "two ranks share a GPU, and would wait for each other's turns there".into(),
+                ));
+            }
+            gpus.push(offer.gpu);
+            let address = if rank == me {
+                self.opened.push(None);
+                self.window.address()
+            } else {
+                let kept = before.filter(|opened| opened.is(offer));
+                let opened = match kept {
+                    Some(opened) => opened,
+                    None => Opened::new(device, offer, &self.process, self.layout.bytes)?,
+                };
+                let address = opened.address();
+                self.opened.push(Some(opened));
+                address
+            };
+            peers[rank] = peer(address, me);
+        }
+        // One that all agree on, and that no flag in any window has reached.
+        let turn = offers.iter().flatten().map(|offer| offer.turn).max();
+        self.peers.upload(0, &peers);
+        self.state.clear();
+        self.state.upload(0, &[turn.unwrap_or(0)]);
+        self.sent.clear();
+        self.table = Table::new(device, table)?;
+        self.stop.word().store(0, Ordering::Relaxed);
+        device.wait();
+        Ok(())
+    }
+
+    /// All members have connected, and so let go of windows from before.
+    pub(super) fn met(&mut self) {
+        let members = self.window.guests();
+        for window in &mut self.retired {
+            window.dismiss(&members);
+        }
+        self.retired.retain(Window::is_shared);
     }
 
     fn params(&self) -> params::Exchange {
@@ -152,6 +305,7 @@ impl Exchange {
             window: self.window.address(),
             state: self.state.address(),
             sent: self.sent.address(),
+            stop: self.stop.word as Address,
             timeout: self.timeout.as_nanos() as u64,
             counts: layout.counts as u64,
             arrived: layout.arrived as u64,
@@ -173,11 +327,25 @@ impl Exchange {
         self.state.upload(4 * FIRST_ROW, &[first_row]);
     }
 
-    /// Whether every turn so far was completed. Waits for the device.
-    pub(super) fn is_whole(&self) -> bool {
-        let mut failed = [0u32];
-        self.state.download(4 * FAILED, &mut failed);
-        failed == [0]
+    /// Waits until all that was asked for is done, and answers whether every turn since the ranks were connected
+    /// was completed. Once `is_over` says so, no peer is waited for any more.
+    pub(super) fn finish(&self, device: &Device, is_over: &dyn Fn() -> bool) -> bool {
+        device.bind();
+        loop {
+            // SAFETY: the stream lives as long as the device.
+            match unsafe { sys::cuStreamQuery(device.stream()) } {
+                sys::CUresult::CUDA_ERROR_NOT_READY => {}
+                done => {
+                    device.expect(done.result());
+                    break;
+                }
+            }
+            if is_over() {
+                self.stop.word().store(1, Ordering::Relaxed);
+            }
+            std::thread::yield_now();
+        }
+        self.stop.word().load(Ordering::Acquire) == 0
     }
 
     /// Adds what was counted to `sent`, `[layers][ranks]`, and `computed`, `[layers]`, and starts again from zero.
@@ -394,18 +562,12 @@ fn per_piece(device: &Device, likely: usize, threads: usize) -> Shape {
 }
 
 impl CudaBackend {
-    /// A group of one GPU that stands for all ranks: whatever it sends to a rank comes back to it as if that rank had
-    /// sent it. So it computes what one rank of a balanced group computes, with rows and work spread as its own are.
-    pub fn mirror(
+    pub(super) fn new_exchange(
         &self,
         shape: ExchangeShape,
         table: &ReplicaTable,
     ) -> Result<Exchange, KernelError> {
-        let mut exchange = Exchange::new(&self.device, shape, table, Duration::from_secs(10))?;
-        let window = exchange.window.address();
-        let peers: Vec<params::Peer> = (0..shape.ranks).map(|rank| peer(window, rank)).collect();
-        exchange.set_peers(&peers);
-        Ok(exchange)
+        Exchange::new(&self.device, shape, table)
     }
 
     /// Ranks of one process, one a backend, in order; all of their GPUs reach each other. A turn waits for a peer
@@ -422,22 +584,19 @@ impl CudaBackend {
                 from.device.reach(&to.device)?;
             }
         }
-        let one = |(backend, table): (&&CudaBackend, &ReplicaTable)| {
-            Exchange::new(&backend.device, shape, table, timeout)
-        };
-        let mut exchanges = ranks
-            .iter()
-            .zip(tables)
-            .map(one)
-            .collect::<Result<Vec<_>, _>>()?;
-        let windows: Vec<Address> = exchanges.iter().map(|e| e.window.address()).collect();
-        for (rank, exchange) in exchanges.iter_mut().enumerate() {
-            let peers: Vec<params::Peer> =
-                windows.iter().map(|&window| peer(window, rank)).collect();
-            exchange.set_peers(&peers);
+        let mut exchanges = Vec::new();
+        let mut offers = Vec::new();
+        for (backend, table) in ranks.iter().zip(tables) {
+            let mut exchange = Exchange::new(&backend.device, shape, table)?;
+            exchange.timeout = timeout;
+            offers.push(exchange.offer(&backend.device, false)?);
+            exchanges.push(exchange);
         }
-        // Whoever starts first writes into windows that must be zeroed by then.
-        ranks.iter().for_each(|backend| backend.device.wait());
+        let offers: Vec<Option<&[u8]>> = offers.iter().map(|offer| Some(&offer[..])).collect();
+        let ranks = ranks.iter().zip(tables).enumerate();
+        for ((me, (backend, table)), exchange) in ranks.zip(&mut exchanges) {
+            exchange.connect(&backend.device, me, &offers, table, false)?;
+        }
         Ok(exchanges)
     }
 }

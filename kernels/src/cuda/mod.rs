@@ -30,6 +30,7 @@ mod profile;
 mod rows;
 mod tensor;
 mod weights;
+mod window;
 
 use std::sync::{Arc, Mutex};
 

@@ -18,8 +18,8 @@ use super::{
     Routing, Tally, Tensor, Vector, fp8, gemm, graph, layer_of, mla,
 };
 use crate::{
-    Backend, Batch, DeviceMemory, Draw, GateParams, KernelError, Pace, PageLayout, PageMemory,
-    RopeTable, Stacked, Work,
+    Backend, Batch, DeviceMemory, Draw, ExchangeShape, GateParams, KernelError, Pace, PageLayout,
+    PageMemory, ReplicaTable, RopeTable, Stacked, Work,
 };
 
 // Every launch below passes addresses of tensors, weights and pages whose sizes were checked or set just before,
@@ -646,6 +646,33 @@ impl Backend for CudaBackend {
         self.sum_products(products, stride, places, routing, out);
     }
 
+    fn exchange(
+        &self,
+        shape: ExchangeShape,
+        table: &ReplicaTable,
+    ) -> Result<Option<Exchange>, KernelError> {
+        self.new_exchange(shape, table).map(Some)
+    }
+
+    fn exchange_offer(&self, exchange: &mut Exchange, fresh: bool) -> Result<Vec<u8>, KernelError> {
+        exchange.offer(&self.device, fresh)
+    }
+
+    fn exchange_connect(
+        &self,
+        exchange: &mut Exchange,
+        me: usize,
+        offers: &[Option<&[u8]>],
+        table: &ReplicaTable,
+        apart: bool,
+    ) -> Result<(), KernelError> {
+        exchange.connect(&self.device, me, offers, table, apart)
+    }
+
+    fn exchange_met(&self, exchange: &mut Exchange) {
+        exchange.met();
+    }
+
     fn exchange_begin(&self, first_row: u32, exchange: &mut Exchange) {
         exchange.begin(first_row);
     }
@@ -680,8 +707,8 @@ impl Backend for CudaBackend {
         });
     }
 
-    fn exchange_is_whole(&self, exchange: &Exchange) -> bool {
-        exchange.is_whole()
+    fn exchange_finish(&self, exchange: &Exchange, is_over: &dyn Fn() -> bool) -> bool {
+        exchange.finish(&self.device, is_over)
     }
 
     fn exchange_counts(&self, exchange: &mut Exchange, sent: &mut [u64], computed: &mut [u64]) {

@@ -395,6 +395,7 @@ pub struct Exchange {
     pub window: Address,
     pub state: Address,
     pub sent: Address,
+    pub stop: Address,
     pub timeout: u64,
     pub counts: u64,
     pub arrived: u64,

@@ -9,8 +9,9 @@
 // twice before it was read: a rank goes on to the next turn only when all have responded to it, and a rank responds
 // when it is through with what it was sent.
 //
-// A wait that takes too long marks the step as failed, and from then on nobody waits here: what is computed until the
-// host sees the mark is for nothing, and ends soon.
+// A wait that takes too long, or that the host wants no more, marks the step as failed, and from then on nobody waits
+// here: what is computed until the host sees the mark is for nothing, and ends soon. Nor does this rank raise flags any
+// more, so that nobody takes what it did not send for what it did.
 #include "common.cuh"
 
 constexpr uint32_t MAX_RANKS = 256, MAX_CHOICES = 32;
@@ -33,7 +34,7 @@ struct Piece {
 
 // Of this rank alone.
 struct State {
-  uint32_t turn;
+  uint64_t turn;  // never the same again in one window
   uint32_t dispatched, responded;  // blocks that are done
   uint32_t failed;
   uint32_t first_row;
@@ -45,6 +46,7 @@ struct Exchange {
   uint8_t* window;
   State* state;
   Counts* sent;  // [ranks], of this turn so far
+  uint32_t* stop;  // in the host's memory: not zero once the step is given up, on either side
   uint64_t timeout;  // nanoseconds
   // Where the parts of a window are.
   uint64_t counts, arrived, returned, rows_at, work_at, results_at;
@@ -60,18 +62,19 @@ struct Exchange {
   __device__ bf16* result_of(uint8_t* in, uint32_t home) const {
     return reinterpret_cast<bf16*>(in + results_at) + (uint64_t)home * cols;
   }
-  __device__ uint32_t* flag(uint8_t* in, uint64_t flags, uint32_t source) const {
-    return reinterpret_cast<uint32_t*>(in + flags) + source;
+  __device__ uint64_t* flag(uint8_t* in, uint64_t flags, uint32_t source) const {
+    return reinterpret_cast<uint64_t*>(in + flags) + source;
   }
+  __device__ bool failed() const { return *static_cast<volatile uint32_t*>(&state->failed); }
 };
 
-__device__ __forceinline__ uint32_t load_flag(const uint32_t* flag) {
-  uint32_t value;
-  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+__device__ __forceinline__ uint64_t load_flag(const uint64_t* flag) {
+  uint64_t value;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(flag) : "memory");
   return value;
 }
-__device__ __forceinline__ void raise_flag(uint32_t* flag, uint32_t value) {
-  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+__device__ __forceinline__ void raise_flag(uint64_t* flag, uint64_t value) {
+  asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
 }
 __device__ __forceinline__ uint64_t nanoseconds() {
   uint64_t now;
@@ -79,16 +82,27 @@ __device__ __forceinline__ uint64_t nanoseconds() {
   return now;
 }
 
+// Gives the step up, and tells the host.
+__device__ void fail(const Exchange& e) {
+  *static_cast<volatile uint32_t*>(&e.state->failed) = 1;
+  *static_cast<volatile uint32_t*>(e.stop) = 1;
+}
+
+// Looks for a flag between two looks at the host's memory, which is far.
+constexpr uint32_t LOOKS = 64;
+
 // Whether the flag was raised in this turn, in time.
-__device__ bool wait_for(const Exchange& e, const uint32_t* flag, uint32_t turn) {
-  volatile uint32_t* failed = &e.state->failed;
-  if (*failed) return false;
+__device__ bool wait_for(const Exchange& e, const uint64_t* flag, uint64_t turn) {
+  if (e.failed()) return false;
   const uint64_t begin = nanoseconds();
-  while (load_flag(flag) != turn)
-    if (*failed || nanoseconds() - begin > e.timeout) {
-      *failed = 1;
+  for (uint32_t looks = 1; load_flag(flag) != turn; looks++) {
+    if (e.failed()) return false;
+    if (looks % LOOKS) continue;
+    if (*static_cast<volatile uint32_t*>(e.stop) || nanoseconds() - begin > e.timeout) {
+      fail(e);
       return false;
     }
+  }
   return true;
 }
 
@@ -135,7 +149,8 @@ extern "C" __global__ void __launch_bounds__(256) exchange_dispatch(const __grid
   __shared__ uint8_t* to[MAX_CHOICES];
   __shared__ uint32_t targets;
   const uint32_t row = blockIdx.x, n = threadIdx.x, choices = e.per_token;
-  if (row < p.rows) {
+  const bool failed = __syncthreads_or(e.failed());
+  if (row < p.rows && !failed) {
     Replica replica;
     if (n == 0) targets = 0;
     if (n < choices) {
@@ -176,13 +191,13 @@ extern "C" __global__ void __launch_bounds__(256) exchange_dispatch(const __grid
     }
   }
   if (!last_block(&e.state->dispatched)) return;
-  const uint32_t turn = e.state->turn + 1;
+  const uint64_t turn = e.state->turn + 1;
   for (uint32_t r = threadIdx.x; r < e.ranks; r += blockDim.x) {
     const Peer peer = e.peers[r];
     // By way of the cache that the others' additions are in.
     const Counts counts = {__ldcg(&e.sent[r].rows), __ldcg(&e.sent[r].work)};
     e.sent[r] = Counts{0, 0};
-    if (!peer.member) continue;
+    if (!peer.member || failed) continue;
     reinterpret_cast<Counts*>(peer.window + e.counts)[peer.source] = counts;
     raise_flag(e.flag(peer.window, e.arrived, peer.source), turn);
   }
@@ -206,14 +221,15 @@ extern "C" __global__ void __launch_bounds__(1024) exchange_collect(const __grid
   after_earlier();
   const Exchange& e = p.exchange;
   __shared__ uint32_t ends[MAX_RANKS], rows[MAX_RANKS];
-  const uint32_t turn = e.state->turn, source = threadIdx.x;
+  const uint64_t turn = e.state->turn;
+  const uint32_t source = threadIdx.x;
   if (source < MAX_RANKS) {
     Counts counts = {0, 0};
     if (source < e.ranks && e.peers[source].member && wait_for(e, e.flag(e.window, e.arrived, source), turn)) {
       const Counts* sent = reinterpret_cast<const Counts*>(e.window + e.counts) + source;
       counts = Counts{__ldcv(&sent->rows), __ldcv(&sent->work)};
       if (counts.rows > e.rows || counts.work > e.rows * e.per_token) {
-        e.state->failed = 1;
+        fail(e);
         counts = Counts{0, 0};
       }
     }
@@ -239,7 +255,7 @@ extern "C" __global__ void __launch_bounds__(1024) exchange_collect(const __grid
     Piece piece = {__ldcv(&from->row), __ldcv(&from->slot), __ldcv(&from->home)};
     // Nothing that a rank of this version sends.
     if (piece.row >= rows[low] || piece.slot >= e.slots || piece.home >= e.rows * e.per_token) {
-      e.state->failed = 1;
+      fail(e);
       piece = Piece{0, 0, 0};
     }
     p.slots[i] = piece.slot;
@@ -304,7 +320,7 @@ extern "C" __global__ void __launch_bounds__(256) exchange_respond(const __grid_
   if (!p.last || !last_block(&e.state->responded)) return;
   for (uint32_t r = threadIdx.x; r < e.ranks; r += blockDim.x) {
     const Peer peer = e.peers[r];
-    if (peer.member) raise_flag(e.flag(peer.window, e.returned, peer.source), e.state->turn);
+    if (peer.member && !e.failed()) raise_flag(e.flag(peer.window, e.returned, peer.source), e.state->turn);
   }
   if (threadIdx.x == 0) e.state->responded = 0;
 }

@@ -105,7 +105,7 @@ fn a_mirrored_rank_computes_what_a_lone_one_does() {
             hidden,
         };
         let table = table(shape.layers, shape.experts, ranks);
-        let mut exchange = pair.cuda.mirror(shape, &table).unwrap();
+        let mut exchange = pair.cuda.exchange(shape, &table).unwrap().unwrap();
         let slots = experts(&mut pair.rng, &pair.cuda, slots, hidden, inter, narrow);
         let here = pair.cuda.experts(slots.clone());
         let all = (0..shape.experts).map(|expert| slots[expert / ranks].clone());
@@ -129,7 +129,7 @@ fn a_mirrored_rank_computes_what_a_lone_one_does() {
             pair.cuda.exchange_serve(&here, &mut exchange);
             pair.cuda
                 .exchange_combine(&routing, &mut exchange, None, &mut got);
-            assert!(pair.cuda.exchange_is_whole(&exchange));
+            assert!(pair.cuda.exchange_finish(&exchange, &|| false));
             assert!(
                 pair.cuda_rows(&got) == pair.cuda_rows(&want),
                 "{rows} rows, {ranks} ranks"
@@ -229,12 +229,12 @@ fn two_ranks_compute_what_a_lone_one_does_and_miss_each_other() {
                             "rank {rank}, round {round}, {rows} rows"
                         );
                     }
-                    assert!(backend.exchange_is_whole(&exchange));
+                    assert!(backend.exchange_finish(&exchange, &|| false));
                     if rank == 0 {
                         // The other one is not there any more.
                         let began = std::time::Instant::now();
                         turn(5, &mut exchange);
-                        assert!(!backend.exchange_is_whole(&exchange));
+                        assert!(!backend.exchange_finish(&exchange, &|| false));
                         println!("missed after {:.1} s", began.elapsed().as_secs_f64());
                     }
                     end.wait();

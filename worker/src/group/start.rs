@@ -64,6 +64,7 @@ pub(crate) fn first_placement(
     Ok(GroupRank {
         placement: Arc::new(placement),
         rank: config.rank,
+        path: config.expert_path,
     })
 }
 
@@ -84,12 +85,14 @@ pub(crate) fn join<B: Backend>(
         incarnation: random().max(1),
     };
     let revision = engine.revision().to_string();
+    let path = engine.expert_path().ok_or(ExpertError::NoExperts)?;
     let listen = config.listen;
     let mesh = MeshConfig::new(listen, id, config.group.as_str(), limits(engine, shape))
         .with("model revision", &revision)
         .with("MoE layers", shape.layers)
         .with("experts", shape.experts)
-        .with("ranks", shape.ranks);
+        .with("ranks", shape.ranks)
+        .with("--expert-exchange", path.as_str());
     let news = waker.clone();
     let mesh = Arc::new(Mesh::bind(mesh, Arc::new(move || news.wake()))?);
     let me = Member {

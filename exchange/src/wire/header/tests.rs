@@ -28,6 +28,17 @@ fn headers() -> impl Strategy<Value = Header> {
             Phase::Respond
         },
     });
+    let shared = (any::<(u64, u64, u32)>(), 0..=MOST_SHARED).prop_map(|(key, length)| {
+        let (epoch, step, layer) = key;
+        let phase = Phase::Share;
+        let key = Key {
+            epoch,
+            step,
+            layer,
+            phase,
+        };
+        Header::bytes(key, length)
+    });
     let parcel = (key, 0..=LIMITS.rows, 0..=LIMITS.work).prop_map(|(key, rows, work)| {
         let work = if key.phase == Phase::Dispatch {
             work
@@ -42,6 +53,7 @@ fn headers() -> impl Strategy<Value = Header> {
         (0..=MAX_GREETING).prop_map(|length| Header::greeting(Kind::Hello, length)),
         (0..=MAX_GREETING).prop_map(|length| Header::greeting(Kind::Refused, length)),
         start,
+        shared,
         parcel,
     ]
 }
