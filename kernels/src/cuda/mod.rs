@@ -9,6 +9,7 @@
 //! what is missing.
 
 mod batch;
+mod choice;
 mod copier;
 mod device;
 mod error;
@@ -64,6 +65,7 @@ struct Space {
     index: Scratch,
     best: Scratch,
     draws: Scratch,
+    edits: Scratch,
     moe: moe::Space,
     mla: mla::Space,
 }
