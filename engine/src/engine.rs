@@ -18,9 +18,8 @@ use crate::{
     TokenOutput,
     config::LoadProgress,
     experts::moe_layers,
-    forward::{Forward, Logits, Ranks, Slots, page_layout},
+    forward::{Forward, Ranks, Slots, page_layout},
     pages::PagePool,
-    sampling::Sampler,
     scheduler::{Limits, Scheduler},
     sequence::Sequence,
 };
@@ -35,7 +34,6 @@ pub struct Engine<B: Backend> {
     forward: Forward<B>,
     pool: PagePool,
     scheduler: Scheduler,
-    sampler: Sampler,
     counters: Counters,
     /// `None` for a model without experts.
     expert_counts: Option<Arc<ExpertCounts>>,
@@ -45,7 +43,6 @@ pub struct Engine<B: Backend> {
     stalled: Option<usize>,
     batch: Batch,
     draft_batch: Batch,
-    logits: Logits,
 }
 
 impl<B: Backend> Engine<B> {
@@ -122,14 +119,12 @@ impl<B: Backend> Engine<B> {
             forward,
             scheduler: Scheduler::new(limits, pool.clone()),
             pool,
-            sampler: Sampler::default(),
             counters: Counters::default(),
             expert_counts,
             group: None,
             stalled: None,
             batch: Batch::default(),
             draft_batch: Batch::default(),
-            logits: Logits::default(),
             model,
             config,
         })

@@ -13,7 +13,8 @@ use crate::{
     config::LoadProgress,
     engine::devices::everyone,
     experts::{moe_layers, shape},
-    forward::{Forward, Logits, Ranks, Slots, Want, Wanted, page_layout},
+    forward::{Forward, Ranks, Slots, Wanted, page_layout},
+    sampling::Want,
 };
 
 /// What the rank is and does.
@@ -147,10 +148,10 @@ impl<B: Backend> RankBench<B> {
         self.pass(Pass::Decode);
         let best = |&row: &usize| Wanted {
             row,
-            what: Want::Best,
+            want: Want::best(),
         };
         let wanted: Vec<Wanted> = all.iter().map(best).collect();
-        self.forward.logits(&wanted, &mut Logits::default());
+        self.forward.answer(&wanted);
         if self.shape.mtp {
             let last: Vec<usize> = (1..rows).step_by(2).collect();
             let mut ranks = Ranks::Devices {

@@ -25,11 +25,17 @@ fn prompts(golden: &Golden) -> Vec<Vec<u32>> {
         .collect()
 }
 
+/// With all that may change a row before a token is chosen from it.
 fn sampled(seed: u64) -> SamplingParams {
     SamplingParams {
         temperature: 0.8,
         top_p: 0.95,
         repetition_penalty: 1.1,
+        frequency_penalty: 0.2,
+        presence_penalty: 0.1,
+        logit_bias: vec![(11, 2.0), (205, -1.0)],
+        min_tokens: OUTPUT,
+        stop_token_ids: vec![24],
         seed,
         ..greedy(OUTPUT)
     }
@@ -138,6 +144,26 @@ fn in_a_batch_of_sixteen_with_small_chunks_and_mtp() {
             }
             assert_eq!(engine.status().free_pages, engine.status().total_pages);
         }
+    }
+}
+
+/// Fewer rows of logits at a time than a step wants, down to one row's own.
+#[test]
+fn with_little_room_for_logits() {
+    let family = "deepseek_v3";
+    let prompts: Vec<Vec<u32>> = prompts(&Golden::open(family)).into_iter().take(4).collect();
+    let expected = alone(family, &prompts);
+    for max_running in [1, 3] {
+        let config = EngineConfig {
+            max_running,
+            max_batch_tokens: 2 * max_running,
+            ..float_config()
+        };
+        let mut engine = engine(family, config);
+        submit_all(&mut engine, &prompts);
+        let found = run(&mut engine);
+        let what = format!("{max_running} at a time");
+        assert_same(&what, family, &expected, &found);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millrace_model::{config::GateConfig, matrix::Matrix};
 
-use crate::{Batch, PageLayout, PageMemory};
+use crate::{Batch, Draw, Edits, LogProbs, PageLayout, PageMemory, Scored};
 
 /// A device and its numerical ops.
 ///
@@ -141,12 +141,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Draws a token from each of these rows of `x`; with it comes the row's largest value, or NaN where nothing
     /// can be drawn.
     fn draw(&self, x: &Self::Tensor, draws: &[(usize, Draw)], out: &mut Vec<(u32, f32)>);
+    /// Changes rows of `x`, each at most once.
+    fn edit(&self, x: &mut Self::Tensor, edits: &[(usize, &Edits<'_>)]);
+    /// `log_softmax` of rows of `x`, each where it is asked for.
+    fn log_probs(&self, x: &Self::Tensor, scored: &[Scored], out: &mut Vec<LogProbs>);
     /// Waits until everything that was asked for is done.
     fn wait(&self);
     /// Copies the current rows to the host, row-major, over what `out` held.
     fn read(&self, x: &Self::Tensor, out: &mut Vec<f32>);
-    /// Of these rows only.
-    fn read_rows(&self, x: &Self::Tensor, rows: &[usize], out: &mut Vec<f32>);
     /// Makes `rows` (whole rows, row-major) the rows of `out`.
     fn write(&self, rows: &[f32], out: &mut Self::Tensor);
     /// Current rows of `x`.
@@ -386,18 +388,6 @@ impl fmt::Display for DeviceMemory {
             gib(self.total)
         )
     }
-}
-
-/// How a token is drawn from a row of logits: weights are `e^((logit - largest) * inverse_temperature)`; of those that
-/// are at least `min_p`, `top_k` (0: all) and then `top_p` of the sum leave the largest, and the token is the one
-/// at `quantile` in [0, 1) when the rest stand one after another by token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Draw {
-    pub inverse_temperature: f32,
-    pub min_p: f32,
-    pub top_k: u32,
-    pub top_p: f32,
-    pub quantile: f64,
 }
 
 /// Sizes of a group whose devices exchange rows themselves.

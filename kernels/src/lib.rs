@@ -12,16 +12,18 @@
 
 mod backend;
 mod batch;
+mod choice;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod pages;
 
 pub use backend::{
-    Backend, DeviceMemory, Draw, ExchangeShape, GateParams, KernelError, MOST_OFFER, Pace,
-    ReplicaTable, RopeTable, Stacked, Work,
+    Backend, DeviceMemory, ExchangeShape, GateParams, KernelError, MOST_OFFER, Pace, ReplicaTable,
+    RopeTable, Stacked, Work,
 };
 pub use batch::{Batch, Segment};
+pub use choice::{Draw, Edits, LogProbs, Scored, Seen};
 pub use pages::{
     FP8_BLOCK, KvDtype, PAGE_TOKENS, PageCopier, PageCopy, PageLayout, PageMemory, RingMemory,
 };

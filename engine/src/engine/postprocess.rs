@@ -1,14 +1,16 @@
 //! After the forward pass: sample, check stops, keep the cache, tell the caller.
 
-use millrace_kernels::Backend;
+use std::borrow::Cow;
+
+use millrace_kernels::{Backend, Batch, LogProbs};
 use millrace_model::blocks::BLOCK_TOKENS;
 
 use super::Engine;
 use crate::{
     Event, Finish, FinishReason, Kind, PrefillPlace, PromptLogProbs, TokenOutput,
-    forward::{Want, Wanted},
+    forward::Wanted,
     request::{Output, Start},
-    sampling::{NotFinite, log_probs},
+    sampling::{Answer, NotFinite, Token, Want},
     scheduler::{Scheduler, Share},
     sequence::Sequence,
 };
@@ -24,47 +26,29 @@ pub(super) struct ShareResult {
     failed: bool,
 }
 
-/// What a token is chosen by.
-enum Row<'a> {
-    All(&'a mut [f32]),
-    /// It is chosen already; with the largest value.
-    Chosen((u32, f32)),
-}
-
-/// What is wanted of the row of the next token but `number`: where nothing but its logits decides about it, the token.
-fn want(sequence: &Sequence, number: usize) -> Want {
-    let params = &sequence.sampling;
-    let index = sequence.output_tokens() + number;
-    let by_logits = params.logprobs.is_none()
-        && params.logit_bias.is_empty()
-        && !params.has_penalties()
-        && index >= params.min_tokens;
-    match (by_logits, params.is_greedy()) {
-        (false, _) => Want::All,
-        (true, true) => Want::Best,
-        (true, false) => Want::Draw(params.draw(index)),
-    }
+/// What is wanted of the row of the next token or, with `draft`, of the token after it, if that is the next.
+fn want<'a>(sequence: &'a Sequence, draft: Option<u32>, ends: &[u32]) -> Want<'a> {
+    let index = sequence.output_tokens() + usize::from(draft.is_some());
+    let seen = match (&sequence.history, draft) {
+        (None, _) => Cow::default(),
+        (Some(history), None) => Cow::Borrowed(history.seen()),
+        (Some(history), Some(draft)) => Cow::Owned(history.seen_with(draft)),
+    };
+    sequence.sampling.want(index, seen, ends)
 }
 
 impl<B: Backend> Engine<B> {
-    /// Reads the logits that are wanted and samples from them.
+    /// Chooses tokens and scores those that are known.
     pub(super) fn sample(&mut self, shares: &[Share], events: &mut Vec<Event>) -> Vec<ShareResult> {
-        let vocab = self.model.common.vocab_size;
-        let wanted = self.wanted_rows(shares);
-        let mut logits = std::mem::take(&mut self.logits);
-        self.forward.logits(&wanted, &mut logits);
-        let mut values = logits.values.chunks_exact_mut(vocab);
-        let rows = wanted.iter().zip(&logits.tokens);
-        let mut rows = rows.map(|(wanted, token)| match wanted.what {
-            Want::All => Row::All(values.next().expect("a row was read for each")),
-            Want::Best | Want::Draw(_) => Row::Chosen(*token),
-        });
+        let ends = &self.model.common.eos_token_ids;
+        let wanted = wanted_rows(&self.scheduler.running, shares, &self.batch, ends);
+        let mut answers = self.forward.answer(&wanted).into_iter();
         let mut results = Vec::with_capacity(shares.len());
         // Out of the scheduler while they are worked on: sampling needs the engine, too.
         let mut running = std::mem::take(&mut self.scheduler.running);
         for share in shares {
             let sequence = &mut running[share.sequence];
-            let result = self.sample_share(share, sequence, &mut rows);
+            let result = self.sample_share(share, sequence, &mut answers);
             if result.failed {
                 let message = NotFinite.to_string();
                 events.push(Event::Failed {
@@ -75,68 +59,41 @@ impl<B: Backend> Engine<B> {
             results.push(result);
         }
         self.scheduler.running = running;
-        self.logits = logits;
         results
     }
 
-    /// Rows of the batch whose logits are wanted, in order.
-    fn wanted_rows(&self, shares: &[Share]) -> Vec<Wanted> {
-        let mut wanted = Vec::new();
-        for (share, segment) in shares.iter().zip(&self.batch.segments) {
-            let sequence = &self.scheduler.running[share.sequence];
-            let rows = segment.rows.clone();
-            let prompt = prompt_rows(sequence, share.tokens);
-            let all = |row| Wanted {
-                row,
-                what: Want::All,
-            };
-            wanted.extend((rows.start..rows.start + prompt).map(all));
-            if share.samples {
-                // The last known token's row, and the draft's.
-                let rows = rows.start + share.tokens - 1..rows.end;
-                let want = |(number, row)| Wanted {
-                    row,
-                    what: want(sequence, number),
-                };
-                wanted.extend(rows.enumerate().map(want));
-            }
-        }
-        wanted
-    }
-
-    fn sample_share<'a>(
+    /// `answers`: from those to the share's first row on.
+    fn sample_share(
         &mut self,
         share: &Share,
         sequence: &mut Sequence,
-        rows: &mut impl Iterator<Item = Row<'a>>,
+        answers: &mut impl Iterator<Item = Answer>,
     ) -> ShareResult {
         let mut result = ShareResult {
             valid_rows: share.tokens,
             ..ShareResult::default()
         };
-        let start = sequence.computed;
-        for position in start..start + prompt_rows(sequence, share.tokens) {
-            let Some(Row::All(row)) = rows.next() else {
-                unreachable!("a row was read for each");
-            };
-            let count = sequence.sampling.prompt_logprobs.unwrap_or(0);
-            let probs = log_probs(row, sequence.tokens[position + 1], count);
-            sequence.prompt_logprobs.push(PromptLogProbs {
-                logprob: probs.chosen,
-                top: probs.top,
-            });
-        }
+        let prompt = answers.by_ref().take(prompt_rows(sequence, share.tokens));
+        let scores = prompt.filter_map(|answer| answer.log_probs);
+        sequence
+            .prompt_logprobs
+            .extend(scores.map(|scores| PromptLogProbs {
+                logprob: scores.chosen,
+                top: scores.top,
+            }));
         if !share.samples {
             return result;
         }
         let draft = sequence.draft.take();
-        let rows: Vec<Row<'a>> = rows.take(1 + usize::from(share.draft)).collect();
+        // All of them, whether the last counts or not.
+        let answers: Vec<Answer> = answers.take(1 + usize::from(share.draft)).collect();
         self.counters.drafts += u64::from(share.draft);
-        for (number, row) in rows.into_iter().enumerate() {
-            let Ok(token) = self.choose(sequence, row) else {
+        for (number, answer) in answers.into_iter().enumerate() {
+            let Ok(id) = answer.token else {
                 result.failed = true;
                 return result;
             };
+            let token = token_output(id, answer.log_probs);
             let right = share.draft && number == 0 && draft == Some(token.id);
             let output = self.accept_token(sequence, token);
             result.output.tokens.extend(output.tokens);
@@ -152,47 +109,6 @@ impl<B: Backend> Engine<B> {
         }
         result.goes_on = result.output.finish.is_none();
         result
-    }
-
-    fn choose(&mut self, sequence: &Sequence, row: Row<'_>) -> Result<TokenOutput, NotFinite> {
-        let row = match row {
-            Row::All(row) => row,
-            Row::Chosen((id, value)) if value.is_finite() => {
-                return Ok(TokenOutput {
-                    id,
-                    logprob: None,
-                    top: Vec::new(),
-                });
-            }
-            Row::Chosen(_) => return Err(NotFinite),
-        };
-        let params = &sequence.sampling;
-        let index = sequence.output_tokens();
-        let mut banned = Vec::new();
-        if index < params.min_tokens {
-            banned.extend_from_slice(&self.model.common.eos_token_ids);
-            banned.extend_from_slice(&params.stop_token_ids);
-        }
-        // Log-probs are the model's own, so they are taken before the row is changed; which token
-        // they are for is known only after.
-        let raw = params.logprobs.map(|_| row.to_vec());
-        let history = sequence.history.as_ref();
-        let id = self.sampler.choose(row, params, history, &banned, index)?;
-        Ok(match (params.logprobs, raw) {
-            (Some(count), Some(raw)) => {
-                let probs = log_probs(&raw, id, count);
-                TokenOutput {
-                    id,
-                    logprob: Some(probs.chosen),
-                    top: probs.top,
-                }
-            }
-            _ => TokenOutput {
-                id,
-                logprob: None,
-                top: Vec::new(),
-            },
-        })
     }
 
     /// Appends a sampled token, wherever it was sampled, and says whether it ends the request.
@@ -334,6 +250,52 @@ pub(super) fn announce_cached(
             announce_pages(sequence, false, events);
         }
     }
+}
+
+/// Rows of the batch whose logits are wanted, in order.
+fn wanted_rows<'a>(
+    running: &'a [Sequence],
+    shares: &[Share],
+    batch: &Batch,
+    ends: &[u32],
+) -> Vec<Wanted<'a>> {
+    let mut wanted = Vec::new();
+    for (share, segment) in shares.iter().zip(&batch.segments) {
+        let sequence = &running[share.sequence];
+        let first = segment.rows.start;
+        for number in 0..prompt_rows(sequence, share.tokens) {
+            let want = Want {
+                edits: None,
+                token: Token::Given(sequence.tokens[sequence.computed + number + 1]),
+                log_probs: sequence.sampling.prompt_logprobs,
+            };
+            let row = first + number;
+            wanted.push(Wanted { row, want });
+        }
+        if share.samples {
+            // The last known token's row, and the draft's.
+            let row = first + share.tokens - 1;
+            let want = |draft| want(sequence, draft, ends);
+            wanted.push(Wanted {
+                row,
+                want: want(None),
+            });
+            if let Some(draft) = sequence.draft.filter(|_| share.draft) {
+                wanted.push(Wanted {
+                    row: row + 1,
+                    want: want(Some(draft)),
+                });
+            }
+        }
+    }
+    wanted
+}
+
+fn token_output(id: u32, log_probs: Option<LogProbs>) -> TokenOutput {
+    let (logprob, top) = log_probs.map_or((None, Vec::new()), |scores| {
+        (Some(scores.chosen), scores.top)
+    });
+    TokenOutput { id, logprob, top }
 }
 
 /// How many of the next `tokens` rows give a prompt token's log-prob: row `p` is about `p + 1`.

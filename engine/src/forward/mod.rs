@@ -9,17 +9,22 @@ mod group;
 mod load;
 mod moe;
 
-use std::sync::Arc;
+use std::{borrow::Cow, iter, sync::Arc};
 
 use millrace_kernels::{
-    Backend, Batch, DeviceMemory, Draw, KvDtype, PAGE_TOKENS, PageLayout, PageMemory,
+    Backend, Batch, DeviceMemory, KvDtype, PAGE_TOKENS, PageLayout, PageMemory,
 };
 use millrace_model::{
     checkpoint::Checkpoint,
     config::{CommonConfig, Family, ModelConfig},
 };
 
-use crate::{EngineConfig, EngineError, StepDropped, config::LoadProgress, experts::StepCounts};
+use crate::{
+    EngineConfig, EngineError, SamplingParams, StepDropped,
+    config::LoadProgress,
+    experts::StepCounts,
+    sampling::{self, Answer, Want},
+};
 use deepseek::DeepSeek;
 use dense::Dense;
 use load::Loader;
@@ -44,30 +49,11 @@ pub struct Forward<B: Backend> {
     logits: B::Tensor,
 }
 
-/// A row whose logits are wanted.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted {
+/// A row whose logits are wanted, and what for.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
     pub row: usize,
-    pub what: Want,
-}
-
-/// What is wanted of them.
-#[derive(Debug, Clone, Copy)]
-pub enum Want {
-    /// The largest.
-    Best,
-    /// A token drawn from them.
-    Draw(Draw),
-    /// All of them.
-    All,
-}
-
-#[derive(Debug, Default)]
-pub struct Logits {
-    /// Of each wanted row the token, where one was wanted, and the largest value; NaN where there is none to choose by.
-    pub tokens: Vec<(u32, f32)>,
-    /// `[rows of which all are wanted, vocab]`.
-    pub values: Vec<f32>,
+    pub want: Want<'a>,
 }
 
 enum Body<B: Backend> {
@@ -120,7 +106,7 @@ impl<B: Backend> Forward<B> {
         } = model.common;
         // Rows first: what is left of a device's memory after them is for weights, and whether those fit is
         // known before the first of them is read.
-        let logit_rows = LOGIT_ROWS.min(max_rows);
+        let logit_rows = LOGIT_ROWS.min(max_rows).max(Want::MOST_ROWS);
         let hidden = backend.tensor(max_rows, hidden_size);
         let gathered = backend.tensor(logit_rows, hidden_size);
         let logits = backend.tensor_f32(logit_rows, vocab_size);
@@ -249,13 +235,25 @@ impl<B: Backend> Forward<B> {
             batch.push(&vec![0; count], 0, table);
         }
         let computed = self.run(&batch, pages, ranks);
-        let wanted = |row| Wanted {
-            row,
-            what: Want::Best,
-        };
         let all: Vec<usize> = (0..rows).collect();
-        let wanted: Vec<Wanted> = all.iter().take(LOGIT_ROWS).copied().map(wanted).collect();
-        self.logits(&wanted, &mut Logits::default());
+        let params = SamplingParams {
+            temperature: 1.0,
+            min_tokens: 1,
+            stop_token_ids: vec![0],
+            // As many as the API gives.
+            logprobs: Some(20),
+            ..SamplingParams::default()
+        };
+        let wanted = |row, index| Wanted {
+            row,
+            want: params.want(index, Cow::default(), &[]),
+        };
+        let most = all.iter().take(LOGIT_ROWS);
+        let wanted: Vec<Wanted<'_>> = most
+            .map(|row| wanted(*row, 1))
+            .chain([wanted(0, 0)])
+            .collect();
+        self.answer(&wanted);
         let drafted = match self.drafts() {
             true => self.draft(&batch, &all, &[0], pages, ranks).map(|_| ()),
             false => Ok(()),
@@ -266,42 +264,25 @@ impl<B: Backend> Forward<B> {
         }
     }
 
-    /// What is wanted of the logits of rows of the last [`run`](Self::run), in their order: all logits of a
-    /// row only where they are asked for, because they take long to copy from a device.
-    pub fn logits(&mut self, rows: &[Wanted], out: &mut Logits) {
-        out.tokens.clear();
-        out.values.clear();
-        let (mut tokens, mut drawn, mut values) = (Vec::new(), Vec::new(), Vec::new());
-        for wanted in rows.chunks(LOGIT_ROWS) {
-            let rows: Vec<usize> = wanted.iter().map(|wanted| wanted.row).collect();
+    /// What is wanted of the logits of rows of the last [`run`](Self::run), in their order.
+    pub fn answer(&mut self, wanted: &[Wanted<'_>]) -> Vec<Answer> {
+        let room = self.backend.capacity(&self.logits);
+        let mut answers = Vec::with_capacity(wanted.len());
+        while answers.len() < wanted.len() {
+            let mut rows = Vec::with_capacity(room);
+            let first = answers.len();
+            let mut end = first;
+            while end < wanted.len() && rows.len() + wanted[end].want.rows() <= room {
+                rows.extend(iter::repeat_n(wanted[end].row, wanted[end].want.rows()));
+                end += 1;
+            }
             self.backend.gather(&self.hidden, &rows, &mut self.gathered);
             self.backend
                 .apply(&self.head, &self.gathered, 0, &mut self.logits);
-            let numbered = || wanted.iter().enumerate();
-            let draw = |(row, wanted): (usize, &Wanted)| match wanted.what {
-                Want::Draw(draw) => Some((row, draw)),
-                _ => None,
-            };
-            let draws: Vec<(usize, Draw)> = numbered().filter_map(draw).collect();
-            self.backend.draw(&self.logits, &draws, &mut drawn);
-            if wanted
-                .iter()
-                .any(|wanted| matches!(wanted.what, Want::Best))
-            {
-                self.backend.arg_max(&self.logits, &mut tokens);
-            } else {
-                tokens.resize(wanted.len(), (0, f32::NAN));
-            }
-            for ((row, _), token) in draws.iter().zip(&drawn) {
-                tokens[*row] = *token;
-            }
-            out.tokens.append(&mut tokens);
-            let all =
-                |(row, wanted): (usize, &Wanted)| matches!(wanted.what, Want::All).then_some(row);
-            let rows: Vec<usize> = numbered().filter_map(all).collect();
-            self.backend.read_rows(&self.logits, &rows, &mut values);
-            out.values.append(&mut values);
+            let wants = wanted[first..end].iter().map(|wanted| &wanted.want);
+            answers.extend(sampling::answer(&*self.backend, &mut self.logits, wants));
         }
+        answers
     }
 
     /// Runs the MTP layer over `rows` of the last [`run`](Self::run). `batch` gives, for each of

@@ -1,5 +1,6 @@
 //! From logits to tokens, as vLLM does it.
 //!
+//! The backend does it where the logits are, by what a request [wants](SamplingParams::want) of a row.
 //! Order: log-probs are taken from the raw logits; then logit bias and `min_tokens`, penalties,
 //! temperature, `min_p`, `top_k`, `top_p`, and the draw.
 //!
@@ -10,10 +11,12 @@
 //! rejection sampling in the sense of Leviathan et al. 2023: the draft `d` is accepted with
 //! probability `p(d)`, and otherwise the token comes from `p` restricted to the others.
 
-mod logprobs;
+mod choice;
+mod history;
 mod params;
-mod sampler;
+#[cfg(test)]
+mod tests;
 
-pub use logprobs::{LogProbs, log_probs};
+pub use choice::{Answer, NotFinite, Token, Want, answer};
+pub use history::History;
 pub use params::SamplingParams;
-pub use sampler::{History, NotFinite, Sampler};

@@ -1,6 +1,10 @@
 //! A request's sampling parameters, complete and already validated.
 
-use millrace_kernels::Draw;
+use std::borrow::Cow;
+
+use millrace_kernels::{Draw, Edits, Seen};
+
+use super::{Token, Want};
 
 /// Every field has its value: defaults were applied by the router.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,8 +68,33 @@ impl SamplingParams {
         self.temperature < GREEDY_BELOW
     }
 
-    /// How output token number `index` is drawn.
-    pub(crate) fn draw(&self, index: usize) -> Draw {
+    /// What is wanted of the row of output token number `index`, after tokens that are `seen` (nothing where there are
+    /// no penalties). `ends`: the model's end tokens.
+    pub fn want<'a>(&'a self, index: usize, seen: Cow<'a, [Seen]>, ends: &[u32]) -> Want<'a> {
+        let banned = match index < self.min_tokens {
+            true => [ends, &self.stop_token_ids].concat(),
+            false => Vec::new(),
+        };
+        let edited = !(self.logit_bias.is_empty() && banned.is_empty() && seen.is_empty());
+        let edits = edited.then(|| Edits {
+            bias: &self.logit_bias,
+            banned,
+            repetition: self.repetition_penalty,
+            frequency: self.frequency_penalty,
+            presence: self.presence_penalty,
+            seen,
+        });
+        Want {
+            edits,
+            token: match self.is_greedy() {
+                true => Token::Best,
+                false => Token::Drawn(self.draw(index)),
+            },
+            log_probs: self.logprobs,
+        }
+    }
+
+    fn draw(&self, index: usize) -> Draw {
         Draw {
             inverse_temperature: 1.0 / self.temperature,
             min_p: self.min_p,

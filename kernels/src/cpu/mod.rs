@@ -7,6 +7,7 @@
 mod arena;
 mod attention;
 mod buffer;
+mod choice;
 mod draw;
 mod elementwise;
 mod embedding;
@@ -31,8 +32,6 @@ use buffer::Floats;
 use pack::Packer;
 use threads::Threads;
 
-pub use draw::Drawer;
-pub use elementwise::arg_max;
 pub use embedding::Embedding;
 pub use gate::{Routing, Tally};
 pub use linear::{HeadLinear, Linear};

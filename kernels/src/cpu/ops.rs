@@ -12,11 +12,11 @@ use super::draw::Drawer;
 use super::pack::View;
 use super::{
     CpuBackend, Embedding, Expert, Experts, HeadLinear, Linear, Routing, Tally, Tensor, Vector,
-    elementwise, gate, linear, moe, norm, rope,
+    choice, elementwise, gate, linear, moe, norm, rope,
 };
 use crate::{
-    Backend, Batch, DeviceMemory, Draw, ExchangeShape, GateParams, KernelError, Pace, PageLayout,
-    PageMemory, ReplicaTable, RopeTable, Stacked, Work,
+    Backend, Batch, DeviceMemory, Draw, Edits, ExchangeShape, GateParams, KernelError, LogProbs,
+    Pace, PageLayout, PageMemory, ReplicaTable, RopeTable, Scored, Stacked, Work,
 };
 
 impl Backend for CpuBackend {
@@ -269,19 +269,27 @@ impl Backend for CpuBackend {
         }));
     }
 
+    fn edit(&self, x: &mut Tensor, edits: &[(usize, &Edits<'_>)]) {
+        let cols = x.cols();
+        for (row, edits) in edits {
+            choice::edit(&mut x.values_mut()[row * cols..][..cols], edits);
+        }
+    }
+
+    fn log_probs(&self, x: &Tensor, scored: &[Scored], out: &mut Vec<LogProbs>) {
+        out.clear();
+        out.extend(
+            scored
+                .iter()
+                .map(|one| choice::log_probs(x.row(one.row), one.token, one.count)),
+        );
+    }
+
     fn wait(&self) {}
 
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) {
         out.clear();
         out.extend_from_slice(x.values());
-    }
-
-    fn read_rows(&self, x: &Tensor, rows: &[usize], out: &mut Vec<f32>) {
-        out.clear();
-        let values = x.values();
-        for row in rows {
-            out.extend_from_slice(&values[row * x.cols()..][..x.cols()]);
-        }
     }
 
     fn write(&self, rows: &[f32], out: &mut Tensor) {

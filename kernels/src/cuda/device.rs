@@ -125,6 +125,10 @@ kernels! {
         fp8_quantize: Fp8Quantize,
         fp8_silu_mul_quantize: Fp8Quantize,
     }
+    sm90_f32_choice {
+        edit: Edit,
+        log_probs: LogProbs,
+    }
     sm90_f32_draw {
         draw: Draw,
     }

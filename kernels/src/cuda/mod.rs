@@ -9,6 +9,7 @@
 //! what is missing.
 
 mod batch;
+mod choice;
 mod copier;
 mod device;
 mod error;
@@ -65,6 +66,7 @@ struct Space {
     index: Scratch,
     best: Scratch,
     draws: Scratch,
+    edits: Scratch,
     moe: moe::Space,
     mla: mla::Space,
 }

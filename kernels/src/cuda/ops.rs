@@ -18,8 +18,8 @@ use super::{
     Routing, Tally, Tensor, Vector, fp8, gemm, graph, layer_of, mla,
 };
 use crate::{
-    Backend, Batch, DeviceMemory, Draw, ExchangeShape, GateParams, KernelError, Pace, PageLayout,
-    PageMemory, ReplicaTable, RopeTable, Stacked, Work,
+    Backend, Batch, DeviceMemory, Draw, Edits, ExchangeShape, GateParams, KernelError, LogProbs,
+    Pace, PageLayout, PageMemory, ReplicaTable, RopeTable, Scored, Stacked, Work,
 };
 
 // Every launch below passes addresses of tensors, weights and pages whose sizes were checked or set just before,
@@ -271,16 +271,20 @@ impl Backend for CudaBackend {
         self.draw_rows(x, draws, out);
     }
 
+    fn edit(&self, x: &mut Tensor, edits: &[(usize, &Edits<'_>)]) {
+        self.edit_rows(x, edits);
+    }
+
+    fn log_probs(&self, x: &Tensor, scored: &[Scored], out: &mut Vec<LogProbs>) {
+        self.score_rows(x, scored, out);
+    }
+
     fn wait(&self) {
         self.device.wait();
     }
 
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) {
         x.read(out);
-    }
-
-    fn read_rows(&self, x: &Tensor, rows: &[usize], out: &mut Vec<f32>) {
-        x.read_rows(rows, out);
     }
 
     fn write(&self, rows: &[f32], out: &mut Tensor) {

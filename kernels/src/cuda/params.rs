@@ -121,6 +121,45 @@ pub struct Draw {
     pub out: Address,
 }
 
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct EditSpec {
+    pub row: u32,
+    pub bias: u32,
+    pub banned: u32,
+    pub seen: u32,
+    pub end: u32,
+    pub repetition: f32,
+    pub frequency: f32,
+    pub presence: f32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Edit {
+    pub x: Matrix,
+    pub cols: u32,
+    pub words: Address,
+}
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct ScoredSpec {
+    pub row: u32,
+    pub token: u32,
+    pub count: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct LogProbs {
+    pub x: Matrix,
+    pub cols: u32,
+    pub scored: Address,
+    pub out: Address,
+    pub out_stride: u64,
+}
+
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct ArgMax {

@@ -1,10 +1,9 @@
-//! Ops that look at a row at a time: embedding, norms, SwiGLU, copies, rotation, choosing tokens; and the plain attention.
+//! Ops that look at a row at a time: embedding, norms, SwiGLU, copies, rotation; and the plain attention.
 
 use super::device::Shape;
 use super::params;
 use super::profile::bytes_of;
 use super::{CudaBackend, Embedding, Kind, Placed, Routing, Tensor, Vector};
-use crate::Draw;
 
 impl CudaBackend {
     pub(super) fn norm_heads(
@@ -79,79 +78,6 @@ impl CudaBackend {
             // SAFETY: see above.
             unsafe { self.device.launch(kernel, shape, &params) }
         });
-    }
-
-    pub(super) fn largest(&self, x: &Tensor, out: &mut Vec<(u32, f32)>) {
-        assert_eq!(x.kind(), Kind::F32);
-        assert!(x.cols() > 0);
-        let space = &mut self.space().best;
-        let memory = space.at_least(&self.device, 8 * x.rows());
-        let params = params::ArgMax {
-            x: x.matrix(),
-            cols: x.cols() as u32,
-            out: memory.address(),
-        };
-        let shape = Shape {
-            grid: [x.rows(), 1, 1],
-            threads: 1024,
-            shared: 0,
-        };
-        self.moved("largest logit", bytes_of(x), || {
-            // SAFETY: see above; there is a place for every row.
-            unsafe {
-                self.device
-                    .launch(&self.device.kernels.arg_max, shape, &params)
-            }
-        });
-        let mut found = vec![[0u32; 2]; x.rows()];
-        memory.download(0, &mut found);
-        out.clear();
-        out.extend(found.iter().map(|best| (best[0], f32::from_bits(best[1]))));
-    }
-
-    pub(super) fn draw_rows(&self, x: &Tensor, draws: &[(usize, Draw)], out: &mut Vec<(u32, f32)>) {
-        assert!(x.kind() == Kind::F32 && x.cols() > 0);
-        out.clear();
-        if draws.is_empty() {
-            return;
-        }
-        let spec = |&(row, draw): &(usize, Draw)| {
-            assert!(row < x.rows());
-            params::DrawSpec {
-                row: row as u32,
-                top_k: draw.top_k,
-                inverse_temperature: draw.inverse_temperature,
-                min_p: draw.min_p,
-                top_p: draw.top_p,
-                padding: 0,
-                quantile: draw.quantile,
-            }
-        };
-        let specs: Vec<params::DrawSpec> = draws.iter().map(spec).collect();
-        let space = &mut *self.space();
-        let memory = space.best.at_least(&self.device, 8 * draws.len());
-        let params = params::Draw {
-            x: x.matrix(),
-            cols: x.cols() as u32,
-            specs: space.draws.upload(&self.device, &specs),
-            out: memory.address(),
-        };
-        let shape = Shape {
-            grid: [draws.len(), 1, 1],
-            threads: 1024,
-            shared: 0,
-        };
-        let bytes = 4 * draws.len() * x.cols();
-        self.moved("draws", bytes, || {
-            // SAFETY: see above; there is a place for every draw.
-            unsafe {
-                self.device
-                    .launch(&self.device.kernels.draw, shape, &params)
-            }
-        });
-        let mut found = vec![[0u32; 2]; draws.len()];
-        memory.download(0, &mut found);
-        out.extend(found.iter().map(|best| (best[0], f32::from_bits(best[1]))));
     }
 
     pub(super) fn add_rows(&self, out: &mut Tensor, delta: &Tensor) {

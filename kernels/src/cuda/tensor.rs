@@ -160,17 +160,6 @@ impl Tensor {
         }
     }
 
-    /// These rows of float32, row-major. Waits for the device.
-    pub(super) fn read_rows(&self, rows: &[usize], out: &mut Vec<f32>) {
-        assert_eq!(self.kind, Kind::F32, "only what is compared is read by row");
-        out.clear();
-        out.resize(rows.len() * self.cols, 0.0);
-        for (row, to) in rows.iter().zip(out.chunks_exact_mut(self.cols.max(1))) {
-            assert!(*row < self.rows);
-            self.memory.download(4 * row * self.stride(), to);
-        }
-    }
-
     /// Makes `values` (whole rows, row-major) the rows.
     pub(super) fn write(&mut self, values: &[f32]) {
         let (cols, stride) = (self.cols, self.stride());
