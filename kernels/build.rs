@@ -8,6 +8,8 @@ use std::{env, fs, thread};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    // All in it, headers and new files too.
+    println!("cargo:rerun-if-changed=src/cuda");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
@@ -26,19 +28,11 @@ fn main() {
     });
 }
 
-/// Kernels; their headers only count as changed.
 fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut sources = Vec::new();
-    for entry in fs::read_dir(folder).expect("the folder of the CUDA sources") {
-        let path = entry.expect("an entry").path();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("cu") => sources.push(path.clone()),
-            Some("cuh") => {}
-            _ => continue,
-        }
-        println!("cargo:rerun-if-changed={}", path.display());
-    }
-    sources
+    let entries = fs::read_dir(folder).expect("the folder of the CUDA sources");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let kernels = paths.filter(|path| path.extension().is_some_and(|extension| extension == "cu"));
+    kernels.collect()
 }
 
 fn compile(nvcc: &Path, source: &Path, out: &Path) {

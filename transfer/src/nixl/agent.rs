@@ -61,6 +61,9 @@ impl Agent {
         let name = format!("millrace-{id:032x}");
         let settings = AgentConfig {
             enable_prog_thread: true,
+            // At 0, the default, NIXL's thread asks its sockets and cards without a pause, and an idle worker has a core
+            // less. With any other it sleeps until there is something, and looks again this often.
+            pthr_delay_us: 1000,
             // Writers' threads share an initiator's agent.
             thread_sync: ThreadSync::Strict,
             ..AgentConfig::default()
