@@ -23,5 +23,6 @@ pub use backend::{
 };
 pub use batch::{Batch, Segment};
 pub use pages::{
-    FP8_BLOCK, KvDtype, PAGE_TOKENS, PageCopier, PageCopy, PageLayout, PageMemory, RingMemory,
+    CopyPart, FP8_BLOCK, KvDtype, PAGE_TOKENS, PageCopier, PageCopy, PageLayout, PageMemory,
+    RingMemory,
 };

@@ -10,6 +10,7 @@
 #![cfg(feature = "cuda")]
 
 mod attention;
+mod copies;
 mod dense;
 mod draw;
 mod exchange;
