@@ -29,6 +29,7 @@ mod params;
 mod profile;
 mod rows;
 mod tensor;
+mod uploads;
 mod weights;
 
 use std::sync::{Arc, Mutex};

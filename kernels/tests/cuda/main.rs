@@ -15,6 +15,7 @@ mod dense;
 mod draw;
 mod exchange;
 mod experts;
+mod uploads;
 
 use half::bf16;
 use millrace_kernels::Backend;
