@@ -46,6 +46,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Whether there was room for everything that was made since the last call. What cannot fail here
     /// by itself is made all the same, and must not be used before this was asked.
     fn had_room(&self) -> Result<(), KernelError>;
+    /// A model's weights have been made: gives back what that took beside them.
+    fn loaded(&self);
 
     /// Activations in the precision that the device computes products in.
     fn tensor(&self, rows: usize, cols: usize) -> Self::Tensor;

@@ -25,5 +25,6 @@ pub use backend::{
 pub use batch::{Batch, Segment};
 pub use choice::{Draw, Edits, LogProbs, Scored, Seen};
 pub use pages::{
-    FP8_BLOCK, KvDtype, PAGE_TOKENS, PageCopier, PageCopy, PageLayout, PageMemory, RingMemory,
+    CopyPart, FP8_BLOCK, KvDtype, PAGE_TOKENS, PageCopier, PageCopy, PageLayout, PageMemory,
+    RingMemory,
 };

@@ -109,19 +109,15 @@ pub trait PageCopier: Send + Sync {
     /// `to` is valid, on the device, for writes of `from.len()` bytes.
     unsafe fn write(&self, from: &[u8], to: *mut u8);
 
-    /// Begins a copy of `bytes` bytes, of which `to` may be in another process's ring, and does not wait for it.
+    /// Begins copies, in any order, and does not wait for them. What they write may be in another process's ring.
     ///
     /// # Errors
     /// The driver takes no copy.
     ///
     /// # Safety
-    /// Until the copy is done or dropped, `from` is valid for reads of `bytes` bytes and `to` for writes.
-    unsafe fn begin_copy(
-        &self,
-        from: *const u8,
-        to: *mut u8,
-        bytes: usize,
-    ) -> Result<Box<dyn PageCopy>, KernelError>;
+    /// Until they are done or dropped, what is read is valid for that and what is written for that, and no copy
+    /// writes what another reads or writes.
+    unsafe fn begin_copies(&self, parts: &[CopyPart]) -> Result<Box<dyn PageCopy>, KernelError>;
 
     /// Makes a ring of at least `bytes` bytes, and the handle by which another process opens it.
     ///
@@ -136,15 +132,23 @@ pub trait PageCopier: Send + Sync {
     fn open_ring(&self, handle: &[u8], bytes: usize) -> Result<RingMemory, KernelError>;
 }
 
-/// A copy that was begun. Dropping it waits for it.
+/// One of the copies that are begun together: addresses on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyPart {
+    pub from: u64,
+    pub to: u64,
+    pub bytes: usize,
+}
+
+/// Copies that were begun together. Dropping them waits for them.
 pub trait PageCopy: Send {
-    /// Whether it is done.
+    /// Whether all are done.
     ///
     /// # Errors
     /// The device failed, or the one that it copies to.
     fn is_done(&mut self) -> Result<bool, KernelError>;
 
-    /// Waits until it is done.
+    /// Waits until all are done.
     ///
     /// # Errors
     /// As for [`is_done`](Self::is_done).

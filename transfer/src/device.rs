@@ -18,20 +18,17 @@ pub trait DeviceAccess: Send + Sync {
     /// `to` is valid, on the device, for writes of `from.len()` bytes.
     unsafe fn write(&self, from: &[u8], to: *mut u8);
 
-    /// Begins a copy of `bytes` bytes and does not wait for it. `to` may be in a ring from
+    /// Begins copies, in any order, and does not wait for them. What they write may be in a ring from
     /// [`open_ring`](Self::open_ring).
     ///
     /// # Errors
     /// The device takes no copy: it, or the one whose ring it is, has failed.
     ///
     /// # Safety
-    /// Until the copy is done or dropped, `from` is valid for reads of `bytes` bytes and `to` for writes.
-    unsafe fn begin_copy(
-        &self,
-        from: *const u8,
-        to: *mut u8,
-        bytes: usize,
-    ) -> Result<Box<dyn DeviceCopy>, DeviceError>;
+    /// Until they are done or dropped, what is read is valid for that and what is written for that, and no copy
+    /// writes what another reads or writes.
+    unsafe fn begin_copies(&self, parts: &[DevicePart])
+    -> Result<Box<dyn DeviceCopy>, DeviceError>;
 
     /// Makes a ring of at least `bytes` bytes, an allocation of its own, and the handle by which another process
     /// of this machine opens it.
@@ -47,8 +44,16 @@ pub trait DeviceAccess: Send + Sync {
     fn open_ring(&self, handle: &[u8], bytes: usize) -> Result<DeviceMemory, DeviceError>;
 }
 
-/// A copy that was begun. Dropping it waits until nothing is read or written any more: a device ends what it has
-/// begun, soon, whatever any peer does.
+/// One of the copies that are begun together: addresses on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DevicePart {
+    pub from: u64,
+    pub to: u64,
+    pub bytes: usize,
+}
+
+/// Copies that were begun together. Dropping them waits until nothing is read or written any more: a device ends what it
+/// has begun, soon, whatever any peer does.
 pub trait DeviceCopy: Send {
     /// Whether every byte is there.
     ///

@@ -79,7 +79,7 @@ mod wake;
 
 pub use api::{OnFinished, PageInitiator, PageTarget, PageWriter, Written};
 pub use config::{InitiatorConfig, TargetConfig, Transport, Wire};
-pub use device::{DeviceAccess, DeviceCopy, DeviceError, DeviceMemory};
+pub use device::{DeviceAccess, DeviceCopy, DeviceError, DeviceMemory, DevicePart};
 pub use error::{
     BindError, DecodeError, GrantError, OpenError, Refusal, TryWriteError, WriteError,
 };

@@ -17,21 +17,27 @@ pub(crate) trait RemoteMemory: Send {
     /// Whether it writes `source` from where that is; otherwise the bytes have to be on the host.
     fn reaches(&self, source: &Source) -> bool;
 
-    /// Begins to write `bytes` bytes of `source`, from `offset` on, to address `to`. `source` has to stay until
-    /// the write is done, or dropped.
-    fn write(
-        &self,
+    /// Adds `bytes` bytes of `source`, from `offset` on, to what is to be written to address `to`. `source` has to
+    /// stay until that is done, or dropped.
+    fn add(
+        &mut self,
         source: &Source,
         offset: usize,
         bytes: usize,
         to: u64,
-    ) -> Result<Box<dyn RemoteWrite>, RemoteError>;
+    ) -> Result<(), RemoteError>;
+
+    /// Begins to write what was added.
+    fn begin(&mut self) -> Result<Box<dyn RemoteWrite>, RemoteError>;
+
+    /// How much of a ring of so many bytes is written at once, if there is as much to write.
+    fn at_once(&self, ring_bytes: usize) -> usize;
 
     /// For how long after something has moved it pays to ask, and to wait for answers, without a pause.
     fn spin(&self) -> Duration;
 }
 
-/// A write on its way. Dropped unfinished, it reads its source no more.
+/// What was begun together and is on its way. Dropped unfinished, it reads its source no more.
 pub(crate) trait RemoteWrite: Send {
     /// Whether every byte is there.
     fn is_done(&mut self) -> Result<bool, RemoteError>;
@@ -49,9 +55,11 @@ pub(crate) enum RemoteError {
 }
 
 /// Writes payload into a target's ring, and keeps the frames that tell of it until it is there.
+///
+/// What is put is begun in groups: devices lose some microseconds between one copy and the next.
 pub(crate) struct RemoteRing {
     /// Before the way to the peer: what is dropped unfinished is ended while that still exists.
-    pending: VecDeque<Pending>,
+    groups: VecDeque<Group>,
     remote: Box<dyn RemoteMemory>,
     base: u64,
     bytes: usize,
@@ -59,20 +67,15 @@ pub(crate) struct RemoteRing {
     room: usize,
 }
 
-/// What is to happen next, in order.
-enum Pending {
-    Write {
-        seq: u64,
-        bytes: usize,
-        write: Box<dyn RemoteWrite>,
-    },
-    /// A piece that does not end its `Data`: the ring's end came in between.
-    Piece {
-        seq: u64,
-        write: Box<dyn RemoteWrite>,
-    },
-    /// To be sent once everything before it is done.
-    Frames(Vec<u8>),
+/// Writes that are begun together.
+struct Group {
+    /// Of the first page in it.
+    seq: u64,
+    bytes: usize,
+    /// Absent in the last one while more may be added.
+    write: Option<Box<dyn RemoteWrite>>,
+    /// What tells of them, and of whatever comes after them and before the next group.
+    frames: Vec<u8>,
 }
 
 impl RemoteRing {
@@ -85,7 +88,7 @@ impl RemoteRing {
         let size = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
         let size = size.ok_or(RemoteError::Size(bytes))?;
         Ok(RemoteRing {
-            pending: VecDeque::new(),
+            groups: VecDeque::new(),
             remote,
             base,
             bytes: size,
@@ -117,7 +120,7 @@ impl RemoteRing {
         self.room
     }
 
-    /// Begins to write `count` bytes of `source`, which must fit into the room. `source` has to stay
+    /// Adds `count` bytes of `source`, which must fit into the room, to what is written next. `source` has to stay
     /// until [`RemoteRing::settle`] has told of them or this ring is gone. `seq` is the page's.
     pub(crate) fn put(
         &mut self,
@@ -128,63 +131,65 @@ impl RemoteRing {
     ) -> Result<(), RemoteError> {
         assert!(count <= self.room);
         let first = count.min(self.bytes - self.position);
-        let begin = |from, length, at: usize| {
-            self.remote
-                .write(source, from, length, self.base + at as u64)
-        };
-        let write = begin(offset, first, self.position)?;
+        let to = self.base + self.position as u64;
+        self.remote.add(source, offset, first, to)?;
         if first < count {
-            let rest = begin(offset + first, count - first, 0)?;
-            self.pending.push_back(Pending::Piece { seq, write });
-            self.pending.push_back(Pending::Write {
+            let rest = count - first;
+            self.remote.add(source, offset + first, rest, self.base)?;
+        }
+        if self.groups.back().is_none_or(|group| group.write.is_some()) {
+            self.groups.push_back(Group {
                 seq,
-                bytes: count,
-                write: rest,
-            });
-        } else {
-            self.pending.push_back(Pending::Write {
-                seq,
-                bytes: count,
-                write,
+                bytes: 0,
+                write: None,
+                frames: Vec::new(),
             });
         }
+        let group = self.groups.back_mut().expect("just seen to");
+        group.bytes += count;
+        Frame::Data {
+            bytes: count as u32,
+        }
+        .encode(&mut group.frames);
         self.room -= count;
         self.position = (self.position + count) % self.bytes;
+        // One more like this would be too much.
+        if group.bytes + count > self.remote.at_once(self.bytes) {
+            self.begin()?;
+        }
+        Ok(())
+    }
+
+    /// Begins what was put and not begun. `more`: the next waits for room alone, and while something is on its way,
+    /// so does this.
+    pub(crate) fn begin_rest(&mut self, more: bool) -> Result<(), RemoteError> {
+        if more && self.groups.len() > 1 {
+            return Ok(());
+        }
+        self.begin()
+    }
+
+    fn begin(&mut self) -> Result<(), RemoteError> {
+        if let Some(group) = self.groups.back_mut().filter(|group| group.write.is_none()) {
+            group.write = Some(self.remote.begin()?);
+        }
         Ok(())
     }
 
     /// Where frames have to go that may only be sent after what was put; `None` if they may at once.
     pub(crate) fn frames(&mut self) -> Option<&mut Vec<u8>> {
-        match self.pending.back() {
-            None => return None,
-            Some(Pending::Frames(_)) => {}
-            Some(_) => self.pending.push_back(Pending::Frames(Vec::new())),
-        }
-        match self.pending.back_mut() {
-            Some(Pending::Frames(frames)) => Some(frames),
-            _ => unreachable!("just seen to"),
-        }
+        self.groups.back_mut().map(|group| &mut group.frames)
     }
 
     /// Appends to `out` what may be sent by now; false if nothing new.
     pub(crate) fn settle(&mut self, out: &mut Vec<u8>) -> Result<bool, RemoteError> {
         let mut moved = false;
-        while let Some(next) = self.pending.front_mut() {
-            let done = match next {
-                Pending::Write { write, .. } | Pending::Piece { write, .. } => write.is_done()?,
-                Pending::Frames(_) => true,
-            };
-            if !done {
-                break;
-            }
-            match self.pending.pop_front() {
-                Some(Pending::Write { bytes, .. }) => Frame::Data {
-                    bytes: bytes as u32,
-                }
-                .encode(out),
-                Some(Pending::Frames(mut frames)) => out.append(&mut frames),
-                Some(Pending::Piece { .. }) | None => {}
-            }
+        while let Some(group) = self.groups.front_mut()
+            && let Some(write) = &mut group.write
+            && write.is_done()?
+        {
+            out.append(&mut group.frames);
+            self.groups.pop_front();
             moved = true;
         }
         Ok(moved)
@@ -192,27 +197,24 @@ impl RemoteRing {
 
     /// Whether a write is on its way.
     pub(crate) fn is_writing(&self) -> bool {
-        // Frames are never first: nothing would be left for them to wait for.
-        !self.pending.is_empty()
+        !self.groups.is_empty()
     }
 
-    /// Whether something of page `seq`, or of one before it, is on its way.
+    /// Whether something of page `page`, or of one before it, is on its way.
     pub(crate) fn is_writing_page(&self, page: u64) -> bool {
-        self.pending.iter().any(|pending| match pending {
-            Pending::Write { seq, .. } | Pending::Piece { seq, .. } => *seq <= page,
-            Pending::Frames(_) => false,
-        })
+        self.groups.iter().any(|group| group.seq <= page)
     }
 
     /// Writes where no correct peer would.
     #[cfg(all(test, feature = "nixl"))]
     pub(crate) fn stray(
-        &self,
+        &mut self,
         source: &Source,
         bytes: usize,
         to: u64,
     ) -> Result<Box<dyn RemoteWrite>, RemoteError> {
-        self.remote.write(source, 0, bytes, to)
+        self.remote.add(source, 0, bytes, to)?;
+        self.remote.begin()
     }
 
     #[cfg(all(test, feature = "nixl"))]

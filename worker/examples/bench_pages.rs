@@ -5,21 +5,29 @@
 //! cargo run --release -p millrace-worker --features cuda --example bench_pages
 //! ```
 //!
-//! This process has a pool on the last GPU and is the target; a child process of the same program has one on the
-//! first and writes 64 pages of DeepSeek-V3's size a lease. A time runs from the first `write` to the
+//! This process has a pool on the second GPU and is the target; a child process of the same program has one on the
+//! first and writes 64 pages of DeepSeek-V3's size a lease, or one. A time runs from the first `write` to the
 //! acknowledgement of the announcement. Every round has fresh random bytes, which are compared with what has
 //! arrived, and a few leases one after another. Both devices are idle while bytes are made and compared, so the
-//! first lease of a round, told apart, finds everything asleep. Printed are medians; of the plain copy, which is
+//! first lease of a round, told apart, finds everything asleep. Printed are medians; of plain copies, which are
 //! made again and again, the best of ten.
+//!
+//! Pages are sent in the order in which they lie in memory, and scattered, as in a pool that has been used for a
+//! while; they land in reverse order. Before them stand their copies alone, by as many at a time as are begun
+//! together: over the link into a ring, and within the target (there from pages into a ring, which takes as long as
+//! back). A lease of one page tells what is around the copies.
+//!
+//! With one GPU both processes share it. Pages are then copied twice within its memory, and the two processes take
+//! turns, so what to hold them against is twice the plain copy.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use millrace_engine::pages::PagePool;
-use millrace_kernels::{Backend, KvDtype, PageLayout, PageMemory, cuda::CudaBackend};
+use millrace_kernels::{Backend, CopyPart, KvDtype, PageLayout, PageMemory, cuda::CudaBackend};
 use millrace_telemetry::logs::LogFormat;
 use millrace_transfer::{
     Grant, Initiator, InitiatorConfig, Layout, LeaseEvent, MemoryRegion, PageInitiator, PageTarget,
@@ -28,6 +36,9 @@ use millrace_transfer::{
 use millrace_worker::transfer_region;
 
 const PAGES: usize = 64;
+/// Begun together: half a ring on the link, a quarter and the page that fills it from a ring into pages.
+const ON_LINK: usize = 7;
+const INTO_PAGES: usize = 4;
 const ROUNDS: usize = 11;
 /// In a round.
 const LEASES: usize = 5;
@@ -45,7 +56,7 @@ fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => report(),
-        ["writer", way] => writer(way == "devices"),
+        ["writer", way, order] => writer(way == "devices", Order::of(order)),
         _ => Err("usage: bench_pages (no arguments)".into()),
     }
 }
@@ -54,27 +65,110 @@ fn report() -> Result<(), Failure> {
     let first = CudaBackend::new(0)?;
     let other = CudaBackend::new(1).ok();
     let (last, ordinal) = other.as_ref().map_or((&first, 0), |other| (other, 1));
-    let bytes = PAGES * LAYOUT.page_bytes();
+    let page = LAYOUT.page_bytes();
     println!(
-        "{PAGES} pages of {} bytes from cuda:0 to cuda:{ordinal}, medians of {ROUNDS} rounds of {LEASES} leases",
-        LAYOUT.page_bytes()
+        "{PAGES} pages of {page} bytes from cuda:0 to cuda:{ordinal}, medians of {ROUNDS} rounds of {LEASES} leases"
     );
-    let show = |what: &str, seconds: f64, copy: f64| {
-        println!(
-            "{what:<26} {:>8.3} ms {:>7.1} GB/s {:>6.1} % of the copy",
-            seconds * 1e3,
-            bytes as f64 / seconds * 1e-9,
-            copy / seconds * 100.0
-        );
+    let copy = CudaBackend::time_peer_copy(&first, last, PAGES * page);
+    // On one device a page is copied into the ring and out of it by the same memory.
+    let floor = if ordinal == 0 { 2.0 * copy } else { copy };
+    let show = |what: &str, pages: usize, seconds: f64| {
+        let (milliseconds, rate) = (seconds * 1e3, (pages * page) as f64 / seconds * 1e-9);
+        let share = floor * pages as f64 / PAGES as f64 / seconds * 100.0;
+        println!("{what:<40} {milliseconds:>8.3} ms {rate:>7.1} GB/s {share:>6.1} % of the mark");
     };
-    let copy = CudaBackend::time_peer_copy(&first, last, bytes);
-    show("copy between devices", copy, copy);
-    for (name, way) in [("by devices", "devices"), ("by the host", "host")] {
-        let [first, others] = transfer(last, way)?;
-        show(&format!("pages {name}, first"), first, copy);
-        show(&format!("pages {name}, others"), others, copy);
+    show("plain copy between devices", PAGES, copy);
+    show("the mark", PAGES, floor);
+    let ((source, _), (target, _)) = (pool(&first)?, pool(last)?);
+    let within = CudaBackend::time_peer_copy(last, last, PAGES * page);
+    show("plain copy within the target", PAGES, within);
+    for order in [Order::AsTheyLie, Order::Scattered] {
+        for (from, what, at_once) in [
+            (&source, "pages over the link", ON_LINK),
+            (&target, "pages within the target", INTO_PAGES),
+        ] {
+            let name = format!("{what} by {at_once}, {}", order.name());
+            show(&name, PAGES, copies(from, &target, order, at_once)?);
+        }
+    }
+    drop((source, target));
+    for (way, pages, order) in [
+        ("devices", PAGES, Order::AsTheyLie),
+        ("devices", PAGES, Order::Scattered),
+        ("devices", 1, Order::AsTheyLie),
+        ("host", PAGES, Order::AsTheyLie),
+    ] {
+        let [first, others] = transfer(last, way, pages, order)?;
+        let name = format!("{pages} by way of {way}, {}", order.name());
+        show(&format!("{name}, first"), pages, first);
+        show(&format!("{name}, others"), pages, others);
     }
     Ok(())
+}
+
+/// In which order a pool's pages are taken.
+#[derive(Clone, Copy)]
+enum Order {
+    AsTheyLie,
+    Scattered,
+}
+
+impl Order {
+    fn name(self) -> &'static str {
+        match self {
+            Order::AsTheyLie => "as they lie",
+            Order::Scattered => "scattered",
+        }
+    }
+
+    fn of(name: &str) -> Order {
+        match name == Order::Scattered.name() {
+            true => Order::Scattered,
+            false => Order::AsTheyLie,
+        }
+    }
+
+    /// The `index`th page. No two neighbours of a scattered order lie side by side.
+    fn page(self, index: usize) -> usize {
+        match self {
+            Order::AsTheyLie => index,
+            Order::Scattered => index * 27 % PAGES,
+        }
+    }
+}
+
+/// Seconds that copies of all pages take into a ring beside the pool `to`, begun some at a time and one after
+/// another: what one half of a transfer does, without the rest.
+fn copies(
+    from: &PageMemory,
+    to: &PageMemory,
+    order: Order,
+    at_once: usize,
+) -> Result<f64, Failure> {
+    let (_, copier) = from.device().ok_or("not a device's pool")?;
+    let (_, beside) = to.device().ok_or("not a device's pool")?;
+    let bytes = LAYOUT.page_bytes();
+    let (ring, _) = beside.make_ring(PAGES * bytes)?;
+    let part = |index: usize| CopyPart {
+        from: from.page_ptr(order.page(index)) as u64,
+        to: ring.address + (index * bytes) as u64,
+        bytes,
+    };
+    let parts: Vec<CopyPart> = (0..PAGES).map(part).collect();
+    let mut seconds = f64::INFINITY;
+    for _ in 0..10 {
+        let began = Instant::now();
+        let mut begun = Vec::new();
+        for parts in parts.chunks(at_once) {
+            // SAFETY: whole pages of the pool and parts of a ring of this function's own. Dropping waits.
+            begun.push(unsafe { copier.begin_copies(parts)? });
+        }
+        for copies in &mut begun {
+            copies.wait()?;
+        }
+        seconds = seconds.min(began.elapsed().as_secs_f64());
+    }
+    Ok(seconds)
 }
 
 /// A pool, and the region that workers make of it.
@@ -86,7 +180,12 @@ fn pool(backend: &CudaBackend) -> Result<(Arc<PageMemory>, MemoryRegion), Failur
 
 /// Runs the writer and hands it its grants. Returns the median seconds of leases that were the first of their
 /// round, and of the others.
-fn transfer(backend: &CudaBackend, way: &str) -> Result<[f64; 2], Failure> {
+fn transfer(
+    backend: &CudaBackend,
+    way: &str,
+    pages: usize,
+    order: Order,
+) -> Result<[f64; 2], Failure> {
     let (memory, region) = pool(backend)?;
     let layout = Layout::new(LAYOUT.page_bytes());
     let config = TargetConfig {
@@ -95,14 +194,16 @@ fn transfer(backend: &CudaBackend, way: &str) -> Result<[f64; 2], Failure> {
     };
     let target = Target::bind("127.0.0.1:0".parse()?, region, layout, config)?;
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["writer", way])
+        .args(["writer", way, order.name()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
     let mut input = child.stdin.take().ok_or("no stdin")?;
     let mut output = BufReader::new(child.stdout.take().ok_or("no stdout")?);
     // Pages land elsewhere than where they are from.
-    let numbers: Vec<u32> = (0..PAGES as u32).rev().collect();
+    let numbers: Vec<u32> = (0..pages)
+        .map(|index| (PAGES - 1 - order.page(index)) as u32)
+        .collect();
     let mut seconds = [Vec::new(), Vec::new()];
     let mut arrived = vec![0; LAYOUT.page_bytes()];
     for round in 0..ROUNDS {
@@ -141,7 +242,7 @@ fn transfer(backend: &CudaBackend, way: &str) -> Result<[f64; 2], Failure> {
 }
 
 /// The child: a round, the number of a lease in it and its grant a line in, seconds a line out.
-fn writer(by_devices: bool) -> Result<(), Failure> {
+fn writer(by_devices: bool, order: Order) -> Result<(), Failure> {
     let backend = CudaBackend::new(0)?;
     let (memory, region) = pool(&backend)?;
     let config = InitiatorConfig {
@@ -166,15 +267,20 @@ fn writer(by_devices: bool) -> Result<(), Failure> {
         for index in (0..PAGES).filter(|_| number == "0") {
             let page = random(round.parse()?, index);
             // SAFETY: a whole page of the pool, which nobody is sending now.
-            unsafe { copier.write(&page, memory.page_ptr(index)) };
+            unsafe { copier.write(&page, memory.page_ptr(order.page(index))) };
         }
         let mut writer = initiator.open(&grant)?;
+        let (done, when) = mpsc::channel();
         let began = Instant::now();
-        for index in 0..PAGES {
-            writer.write(index, region.source(index as u32, ())?)?;
+        for index in 0..grant.pages().len() {
+            writer.write(index, region.source(order.page(index) as u32, ())?)?;
         }
-        writer.finish(Vec::new())?;
-        println!("{}", began.elapsed().as_secs_f64());
+        // Taken where the answer is heard: workers wake nobody to wait for it.
+        let finished = move |written: Result<_, _>| {
+            let _ = done.send(written.map(|_| began.elapsed()));
+        };
+        writer.finish_with(Vec::new(), Box::new(finished));
+        println!("{}", when.recv()??.as_secs_f64());
     }
     Ok(())
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use millrace_engine::pages::PagePool;
-use millrace_kernels::{KernelError, PageCopier, PageCopy, RingMemory};
+use millrace_kernels::{CopyPart, KernelError, PageCopier, PageCopy, RingMemory};
 use millrace_transfer::{
-    DeviceAccess, DeviceCopy, DeviceError, DeviceMemory, MemoryRegion, RegionError,
+    DeviceAccess, DeviceCopy, DeviceError, DeviceMemory, DevicePart, MemoryRegion, RegionError,
 };
 
 /// The whole of a pool's memory as a region that pages move into (decode) or out of (prefill).
@@ -45,15 +45,15 @@ impl DeviceAccess for ByCopier {
         unsafe { self.0.write(from, to) }
     }
 
-    unsafe fn begin_copy(
+    unsafe fn begin_copies(
         &self,
-        from: *const u8,
-        to: *mut u8,
-        bytes: usize,
+        parts: &[DevicePart],
     ) -> Result<Box<dyn DeviceCopy>, DeviceError> {
+        let part = |&DevicePart { from, to, bytes }: &DevicePart| CopyPart { from, to, bytes };
+        let parts: Vec<CopyPart> = parts.iter().map(part).collect();
         // SAFETY: the caller's promise.
-        let copy = unsafe { self.0.begin_copy(from, to, bytes) };
-        Ok(Box::new(Begun(copy.map_err(told)?)))
+        let copies = unsafe { self.0.begin_copies(&parts) };
+        Ok(Box::new(Begun(copies.map_err(told)?)))
     }
 
     fn make_ring(&self, bytes: usize) -> Result<(DeviceMemory, Vec<u8>), DeviceError> {

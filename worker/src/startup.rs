@@ -54,10 +54,17 @@ impl<B: Device> Loaded<B> {
             .as_ref()
             .map(|group| first_placement(group, checkpoint.config(), config.mtp))
             .transpose()?;
+        let (reading, mut read) = (Instant::now(), 0);
+        let mut progress = |now: LoadProgress| {
+            read = now.bytes_done;
+            progress(now);
+        };
+        let progress = &mut progress;
         let engine = match &rank {
             None => Engine::load(backend, &checkpoint, config, progress)?,
             Some(rank) => Engine::load_rank(backend, checkpoint, config, rank, progress)?,
         };
+        let gigabytes_per_second = read as f64 * 1e-9 / reading.elapsed().as_secs_f64();
         let layout = engine.pool().memory().layout();
         let compatibility = Compatibility::new(engine.revision().to_string(), &layout);
         tracing::info!(
@@ -68,6 +75,7 @@ impl<B: Device> Loaded<B> {
             kv_pages = engine.pool().total(),
             drafts = engine.drafts(),
             seconds = started.elapsed().as_secs_f64(),
+            gigabytes_per_second,
             "model loaded"
         );
         if let Some(memory) = engine.device_memory() {

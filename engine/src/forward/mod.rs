@@ -136,6 +136,7 @@ impl<B: Backend> Forward<B> {
             "lm_head"
         };
         let head = loader.linear(&[(head, vocab_size)], hidden_size, None)?;
+        backend.loaded();
         backend.had_room()?;
         Ok(Forward {
             placed: backend.placed(),

@@ -38,6 +38,8 @@ impl Backend for CpuBackend {
         None
     }
 
+    fn loaded(&self) {}
+
     fn had_room(&self) -> Result<(), KernelError> {
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::device::Device;
 use super::error::CudaError;
 use super::memory::no_room;
 use super::params::Address;
-use crate::{KernelError, PageCopier, PageCopy, RingMemory};
+use crate::{CopyPart, KernelError, PageCopier, PageCopy, RingMemory};
 
 /// The driver cuts smaller allocations out of larger ones, and a handle names the whole. From this size on an
 /// allocation is its own.
@@ -29,8 +29,8 @@ impl Copier {
     }
 
     /// # Safety
-    /// As for [`PageCopier::begin_copy`].
-    unsafe fn begin(&self, from: Address, to: Address, bytes: usize) -> Result<Copy, DriverError> {
+    /// As for [`PageCopier::begin_copies`].
+    unsafe fn begin(&self, parts: &[CopyPart]) -> Result<Copy, DriverError> {
         self.device.context().bind_to_thread()?;
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
         let mut copy = Copy {
@@ -39,14 +39,85 @@ impl Copier {
             done: true,
         };
         let stream = self.stream.cu_stream();
+        // From here on something may have been begun, also if this fails: then nothing tells its end but the stream's.
         // SAFETY: by the caller's promise, and addresses are unique over all devices. The event was just made.
-        unsafe {
-            result::memcpy_dtod_async(to, from, bytes, stream)?;
-            copy.done = false;
-            result::event::record(copy.event, stream)?;
+        let begun = unsafe {
+            copy_all(&merged(parts), stream)
+                .and_then(|()| result::event::record(copy.event, stream))
+        };
+        if let Err(error) = begun {
+            let _ = self.stream.synchronize();
+            return Err(error);
         }
+        copy.done = false;
         Ok(copy)
     }
+}
+
+/// With neighbours that also go beside each other as one: copy engines stop between one copy and the next.
+fn merged(parts: &[CopyPart]) -> Vec<CopyPart> {
+    let mut merged: Vec<CopyPart> = Vec::with_capacity(parts.len());
+    for part in parts {
+        match merged.last_mut() {
+            Some(last)
+                if last.from + last.bytes as u64 == part.from
+                    && last.to + last.bytes as u64 == part.to =>
+            {
+                last.bytes += part.bytes;
+            }
+            _ => merged.push(*part),
+        }
+    }
+    merged
+}
+
+/// # Safety
+/// As for [`PageCopier::begin_copies`], on the current device.
+unsafe fn copy_all(parts: &[CopyPart], stream: sys::CUstream) -> Result<(), DriverError> {
+    let [CopyPart { from, to, bytes }] = *parts else {
+        // SAFETY: the caller's promise.
+        return unsafe { copy_batch(parts, stream) };
+    };
+    // SAFETY: as above.
+    unsafe { result::memcpy_dtod_async(to, from, bytes, stream) }
+}
+
+/// As one piece of work, in which copies do not wait for each other.
+///
+/// # Safety
+/// As for [`copy_all`].
+unsafe fn copy_batch(parts: &[CopyPart], stream: sys::CUstream) -> Result<(), DriverError> {
+    let mut to: Vec<Address> = parts.iter().map(|part| part.to).collect();
+    let mut from: Vec<Address> = parts.iter().map(|part| part.from).collect();
+    let mut bytes: Vec<usize> = parts.iter().map(|part| part.bytes).collect();
+    let nowhere = sys::CUmemLocation {
+        type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_INVALID,
+        id: 0,
+    };
+    // Hints about places are for managed memory. These attributes are of all copies from the first on.
+    let (mut first, mut attributes) = (
+        0,
+        sys::CUmemcpyAttributes {
+            srcAccessOrder: sys::CUmemcpySrcAccessOrder::CU_MEMCPY_SRC_ACCESS_ORDER_STREAM,
+            srcLocHint: nowhere,
+            dstLocHint: nowhere,
+            flags: 0,
+        },
+    );
+    // SAFETY: lists of one length that the driver takes in before it returns; the rest is the caller's promise.
+    unsafe {
+        sys::cuMemcpyBatchAsync_v2(
+            to.as_mut_ptr(),
+            from.as_mut_ptr(),
+            bytes.as_mut_ptr(),
+            parts.len(),
+            &raw mut attributes,
+            &raw mut first,
+            1,
+            stream,
+        )
+    }
+    .result()
 }
 
 impl PageCopier for Copier {
@@ -68,14 +139,9 @@ impl PageCopier for Copier {
         self.device.expect(self.stream.synchronize());
     }
 
-    unsafe fn begin_copy(
-        &self,
-        from: *const u8,
-        to: *mut u8,
-        bytes: usize,
-    ) -> Result<Box<dyn PageCopy>, KernelError> {
+    unsafe fn begin_copies(&self, parts: &[CopyPart]) -> Result<Box<dyn PageCopy>, KernelError> {
         // SAFETY: by the caller's promise.
-        match unsafe { self.begin(from as Address, to as Address, bytes) } {
+        match unsafe { self.begin(parts) } {
             Ok(copy) => Ok(Box::new(copy)),
             Err(error) => Err(KernelError::Device(error.to_string())),
         }
@@ -138,7 +204,7 @@ impl PageCopier for Copier {
     }
 }
 
-/// A copy on its way, and the event behind it on the stream.
+/// Copies on their way, and the event behind them on the stream.
 struct Copy {
     device: Arc<Device>,
     event: sys::CUevent,
@@ -152,7 +218,7 @@ unsafe impl Send for Copy {}
 impl Copy {
     fn end(&mut self) -> Result<(), DriverError> {
         if !self.done {
-            // SAFETY: recorded when the copy was begun.
+            // SAFETY: recorded when the copies were begun.
             unsafe { result::event::synchronize(self.event) }?;
             self.done = true;
         }

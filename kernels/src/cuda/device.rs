@@ -3,13 +3,14 @@
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
 use super::error::{CudaError, Refused};
 use super::ledger::Ledger;
 use super::params;
+use super::uploads::Pinned;
 use crate::KernelError;
 
 /// Shared memory that a block may ask for on compute capability 9.0.
@@ -160,10 +161,14 @@ impl<P> Function<P> {
     }
 }
 
-/// A device and the one stream that everything runs on, in the order of the calls.
+/// A device and the one stream that all computing runs on, in the order of the calls.
 pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// On which weights come in.
+    uploads: Arc<CudaStream>,
+    /// While a model is loaded.
+    pinned: Mutex<Option<Pinned>>,
     multiprocessors: usize,
     ledger: Mutex<Ledger>,
     /// Launches were recorded before and run as part of that.
@@ -206,10 +211,13 @@ impl Device {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = context.attribute(attribute).to("count multiprocessors")?;
         let stream = context.new_stream().to("make a stream")?;
+        let uploads = context.new_stream().to("make a stream")?;
         let kernels = Kernels::load().to("load the kernels")?;
         Ok(Arc::new(Device {
             context,
             stream,
+            uploads,
+            pinned: Mutex::default(),
             multiprocessors: multiprocessors as usize,
             ledger: Mutex::default(),
             replaying: AtomicBool::new(false),
@@ -224,6 +232,15 @@ impl Device {
 
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().expect("nothing panics with it")
+    }
+
+    pub fn uploads(&self) -> &Arc<CudaStream> {
+        &self.uploads
+    }
+
+    pub fn pinned(&self) -> MutexGuard<'_, Option<Pinned>> {
+        // A panic of who fills a buffer leaves it as good as before.
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn context(&self) -> &Arc<CudaContext> {

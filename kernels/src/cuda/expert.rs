@@ -7,7 +7,7 @@ use super::fp8;
 use super::memory::Memory;
 use super::params::Address;
 use super::weights::{Form, Weights};
-use crate::{KernelError, Stacked};
+use crate::{KernelError, Pace, Stacked};
 
 /// `down(silu(gate x) * up x)`.
 pub struct Expert {
@@ -38,13 +38,14 @@ impl Expert {
         device: &Arc<Device>,
         gate_up: Stacked<'_>,
         down: Stacked<'_>,
+        pace: Pace,
     ) -> Result<Expert, KernelError> {
         // Rows go through both.
         let narrow = fp8::takes(gate_up) && fp8::takes(down);
         let form = |parts| {
             Ok(match narrow {
-                true => Form::Fp8(fp8::Weights::stacked(device, parts)?),
-                false => Form::Bf16(Weights::stacked(device, parts)?),
+                true => Form::Fp8(fp8::Weights::stacked(device, parts, pace)?),
+                false => Form::Bf16(Weights::stacked(device, parts, pace)?),
             })
         };
         Ok(Expert {

@@ -14,7 +14,9 @@ use super::map::{Map, Value};
 use super::memory::{Memory, Scratch};
 use super::params::{Address, Fp8Gemm, Fp8Quantize};
 use super::tensor::Kind;
-use crate::KernelError;
+use super::uploads::{copied, upload};
+use super::weights::{check_rows, check_scales};
+use crate::{KernelError, Pace};
 
 const WHAT: &str = "weights";
 /// Inputs, and outputs, that share a scale.
@@ -53,14 +55,18 @@ pub fn takes(parts: &[Matrix<'_>]) -> bool {
 
 impl Weights {
     /// Of what [`takes`] says yes to.
-    pub fn stacked(device: &Arc<Device>, parts: &[Matrix<'_>]) -> Result<Weights, KernelError> {
+    pub fn stacked(
+        device: &Arc<Device>,
+        parts: &[Matrix<'_>],
+        pace: Pace,
+    ) -> Result<Weights, KernelError> {
         let inputs = parts[0].cols;
         let outputs = parts.iter().map(|part| part.rows).sum();
-        let mut codes = Memory::new(device, outputs * inputs, WHAT)?;
+        let codes = Memory::unset(device, outputs * inputs, WHAT)?;
         let mut scales: Vec<f32> = Vec::new();
         let mut row = 0;
         for part in parts {
-            super::weights::check(part)?;
+            check_scales(part)?;
             let MatrixData::Fp8 {
                 bytes,
                 scales: blocks,
@@ -68,14 +74,26 @@ impl Weights {
             else {
                 unreachable!("asked before");
             };
-            codes.upload(row * inputs, bytes);
+            let at = row * inputs;
+            upload(
+                device,
+                &codes,
+                at,
+                [part.rows, inputs],
+                pace,
+                &|rows, to| {
+                    check_rows(part, rows.clone())?;
+                    to.copy_from_slice(&bytes[rows.start * inputs..rows.end * inputs]);
+                    Ok(())
+                },
+            )?;
             row += part.rows;
             scales.extend(values(
                 &blocks,
                 part.rows.div_ceil(BLOCK) * (inputs / BLOCK),
             ));
         }
-        let scales = Memory::copy_of(device, &scales, WHAT)?;
+        let scales = copied(device, bytemuck::cast_slice(&scales), WHAT, pace)?;
         Ok(Weights::of(device, codes, scales, outputs, inputs))
     }
 
@@ -117,8 +135,8 @@ impl Weights {
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.codes.bytes() + self.scales.bytes()];
         let (codes, scales) = bytes.split_at_mut(self.codes.bytes());
-        self.codes.download(0, codes);
-        self.scales.download(0, scales);
+        self.codes.download_beside(codes);
+        self.scales.download_beside(scales);
         bytes
     }
 
@@ -134,8 +152,8 @@ impl Weights {
         inputs: usize,
     ) -> Result<Weights, KernelError> {
         let (codes, scales) = bytes.split_at(outputs * inputs);
-        let codes = Memory::copy_of(device, codes, WHAT)?;
-        let scales = Memory::copy_of(device, scales, WHAT)?;
+        let codes = copied(device, codes, WHAT, Pace::Background)?;
+        let scales = copied(device, scales, WHAT, Pace::Background)?;
         Ok(Weights::of(device, codes, scales, outputs, inputs))
     }
 }

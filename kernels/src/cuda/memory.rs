@@ -9,6 +9,8 @@ use super::device::Device;
 use super::params::Address;
 use crate::KernelError;
 
+const LEAST: usize = 16;
+
 /// Bytes on a device, freed when this is dropped.
 pub struct Memory {
     device: Arc<Device>,
@@ -24,10 +26,24 @@ impl Memory {
         bytes: usize,
         what: &'static str,
     ) -> Result<Memory, KernelError> {
+        let memory = Memory::unset(device, bytes, what)?;
+        let asked = bytes.max(LEAST);
+        // SAFETY: the whole of what was allocated.
+        let zeroed = unsafe { result::memset_d8_async(memory.address, 0, asked, device.stream()) };
+        device.expect(zeroed);
+        Ok(memory)
+    }
+
+    /// Of whatever bytes were there.
+    pub fn unset(
+        device: &Arc<Device>,
+        bytes: usize,
+        what: &'static str,
+    ) -> Result<Memory, KernelError> {
         device.bind();
         // An address must be the memory's own, also of nothing.
-        let asked = bytes.max(16);
-        // SAFETY: a plain allocation; zeroed below before anyone sees it.
+        let asked = bytes.max(LEAST);
+        // SAFETY: a plain allocation, of numbers for the device alone.
         let address = unsafe { result::malloc_sync(asked) }.map_err(|_| no_room(what, bytes))?;
         let memory = Memory {
             device: device.clone(),
@@ -36,8 +52,6 @@ impl Memory {
             what,
         };
         device.ledger().add(what, bytes);
-        // SAFETY: the whole of what was allocated.
-        device.expect(unsafe { result::memset_d8_async(address, 0, asked, device.stream()) });
         Ok(memory)
     }
 
@@ -110,6 +124,20 @@ impl Memory {
             self.device.expect(copied);
         }
         self.device.wait();
+    }
+
+    /// The same of weights, beside what computes.
+    pub fn download_beside(&self, values: &mut [u8]) {
+        assert!(values.len() <= self.bytes, "a download fits");
+        if values.is_empty() {
+            return;
+        }
+        self.device.bind();
+        let stream = self.device.uploads();
+        // SAFETY: inside this memory, and waited for before `values` is given back.
+        let copied = unsafe { result::memcpy_dtoh_async(values, self.address, stream.cu_stream()) };
+        self.device.expect(copied);
+        self.device.expect(stream.synchronize());
     }
 
     pub fn clear(&mut self) {

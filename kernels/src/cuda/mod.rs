@@ -30,6 +30,7 @@ mod params;
 mod profile;
 mod rows;
 mod tensor;
+mod uploads;
 mod weights;
 mod window;
 

@@ -49,6 +49,10 @@ impl Backend for CudaBackend {
         })
     }
 
+    fn loaded(&self) {
+        self.device.pinned().take();
+    }
+
     fn had_room(&self) -> Result<(), KernelError> {
         self.device.ledger().check()
     }
@@ -82,14 +86,15 @@ impl Backend for CudaBackend {
     }
 
     fn embedding(&self, table: Matrix<'_>) -> Result<Embedding, KernelError> {
-        Ok(Embedding(Weights::stacked(&self.device, &[table])?))
+        let weights = Weights::stacked(&self.device, &[table], Pace::Full)?;
+        Ok(Embedding(weights))
     }
 
     fn linear(&self, parts: Stacked<'_>, bias: Option<&[f32]>) -> Result<Linear, KernelError> {
         // The products in 8 bits add no bias.
         let weights = match bias {
             None => Form::stacked(&self.device, parts)?,
-            Some(_) => Form::Bf16(Weights::stacked(&self.device, parts)?),
+            Some(_) => Form::Bf16(Weights::stacked(&self.device, parts, Pace::Full)?),
         };
         assert!(bias.is_none_or(|bias| bias.len() == weights.outputs()));
         Ok(Linear {
@@ -108,17 +113,16 @@ impl Backend for CudaBackend {
         HeadLinear::absorbed(&self.device, kv_b, heads, nope, v)
     }
 
-    /// One copy engine serves either pace: it takes nothing from what computes steps.
     fn expert(
         &self,
         gate: Matrix<'_>,
         up: Matrix<'_>,
         down: Matrix<'_>,
-        _: Pace,
+        pace: Pace,
     ) -> Result<Expert, KernelError> {
         let (inter, hidden) = (down.cols, down.rows);
         assert!([gate, up].map(|m| (m.rows, m.cols)) == [(inter, hidden); 2]);
-        Expert::new(&self.device, &[gate, up], &[down])
+        Expert::new(&self.device, &[gate, up], &[down], pace)
     }
 
     fn experts(&self, slots: Vec<Arc<Expert>>) -> Experts {

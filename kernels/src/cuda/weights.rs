@@ -1,5 +1,6 @@
 //! Weights on the device: bf16, rows 16 bytes apart at least.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::bf16;
@@ -10,7 +11,8 @@ use super::fp8;
 use super::memory::Memory;
 use super::params;
 use super::profile::Peak;
-use crate::{KernelError, Stacked};
+use super::uploads::{copied, upload};
+use crate::{KernelError, Pace, Stacked};
 
 const WHAT: &str = "weights";
 /// Values that rows are padded to.
@@ -28,30 +30,48 @@ impl Weights {
     pub(super) fn stacked(
         device: &Arc<Device>,
         parts: Stacked<'_>,
+        pace: Pace,
     ) -> Result<Weights, KernelError> {
         let inputs = parts.first().map_or(0, |part| part.cols);
         let outputs = parts.iter().map(|part| part.rows).sum();
         let stride = inputs.next_multiple_of(ROW_VALUES);
-        let mut memory = Memory::new(device, outputs * stride * size_of::<bf16>(), WHAT)?;
+        let row_bytes = stride * size_of::<bf16>();
+        let memory = Memory::unset(device, outputs * row_bytes, WHAT)?;
         let mut row = 0;
         for part in parts {
             assert_eq!(part.cols, inputs, "stacked matrices have the same inputs");
-            check(part)?;
-            let at = row * stride * size_of::<bf16>();
+            check_scales(part)?;
+            let at = row * row_bytes;
             row += part.rows;
-            match part.data {
-                // As it is: rows are whole pieces of 16 bytes.
-                MatrixData::Bf16(bytes) if stride == inputs => memory.upload(at, bytes),
-                _ => {
-                    let mut values = vec![bf16::ZERO; part.rows * stride];
-                    let mut wide = vec![0.0f32; inputs];
-                    for (row, to) in values.chunks_exact_mut(stride.max(1)).enumerate() {
-                        part.row_f32(row, &mut wide);
-                        narrow(&wide, to);
+            upload(
+                device,
+                &memory,
+                at,
+                [part.rows, row_bytes],
+                pace,
+                &|rows, to| {
+                    check_rows(part, rows.clone())?;
+                    match part.data {
+                        // As it is: rows are whole pieces of 16 bytes.
+                        MatrixData::Bf16(bytes) if stride == inputs => {
+                            to.copy_from_slice(
+                                &bytes[rows.start * row_bytes..rows.end * row_bytes],
+                            );
+                        }
+                        _ => {
+                            let mut wide = vec![0.0f32; inputs];
+                            for (row, to) in rows.zip(to.chunks_exact_mut(row_bytes)) {
+                                part.row_f32(row, &mut wide);
+                                // Buffers are aligned, and rows of them 16 bytes apart.
+                                let to: &mut [bf16] = bytemuck::cast_slice_mut(to);
+                                narrow(&wide, to);
+                                to[inputs..].fill(bf16::ZERO);
+                            }
+                        }
                     }
-                    memory.upload(at, &values);
-                }
-            }
+                    Ok(())
+                },
+            )?;
         }
         Ok(Weights {
             memory,
@@ -70,7 +90,7 @@ impl Weights {
     /// As they lie in memory, for another device.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.memory.bytes()];
-        self.memory.download(0, &mut bytes);
+        self.memory.download_beside(&mut bytes);
         bytes
     }
 
@@ -87,7 +107,7 @@ impl Weights {
     ) -> Result<Weights, KernelError> {
         assert_eq!(bytes.len(), Weights::len_of(outputs, inputs));
         Ok(Weights {
-            memory: Memory::copy_of(device, bytes, WHAT)?,
+            memory: copied(device, bytes, WHAT, Pace::Background)?,
             outputs,
             inputs,
         })
@@ -128,8 +148,8 @@ impl Form {
     /// In 8 bits if they are stored so and can be multiplied so.
     pub(super) fn stacked(device: &Arc<Device>, parts: Stacked<'_>) -> Result<Form, KernelError> {
         Ok(match fp8::takes(parts) {
-            true => Form::Fp8(fp8::Weights::stacked(device, parts)?),
-            false => Form::Bf16(Weights::stacked(device, parts)?),
+            true => Form::Fp8(fp8::Weights::stacked(device, parts, Pace::Full)?),
+            false => Form::Bf16(Weights::stacked(device, parts, Pace::Full)?),
         })
     }
 
@@ -190,7 +210,7 @@ impl HeadLinear {
         }
         Ok(HeadLinear {
             weights: Weights {
-                memory: Memory::copy_of(device, &values, WHAT)?,
+                memory: copied(device, bytemuck::cast_slice(&values), WHAT, Pace::Full)?,
                 outputs: heads * outputs,
                 inputs,
             },
@@ -235,8 +255,22 @@ fn narrow(from: &[f32], to: &mut [bf16]) {
 }
 
 /// Nothing that a trained model has.
-pub(super) fn check(matrix: &Matrix<'_>) -> Result<(), KernelError> {
-    match matrix.first_non_finite() {
+fn check(matrix: &Matrix<'_>) -> Result<(), KernelError> {
+    refused(matrix, matrix.first_non_finite())
+}
+
+/// The same of scales alone.
+pub(super) fn check_scales(matrix: &Matrix<'_>) -> Result<(), KernelError> {
+    refused(matrix, matrix.first_bad_scale())
+}
+
+/// The same of the values of some rows, where they are read anyway.
+pub(super) fn check_rows(matrix: &Matrix<'_>, rows: Range<usize>) -> Result<(), KernelError> {
+    refused(matrix, matrix.first_non_finite_of(rows))
+}
+
+fn refused(matrix: &Matrix<'_>, found: Option<(usize, usize)>) -> Result<(), KernelError> {
+    match found {
         None => Ok(()),
         Some((row, col)) => Err(KernelError::NotFinite {
             row,

@@ -11,10 +11,12 @@
 
 mod attention;
 mod choice;
+mod copies;
 mod dense;
 mod draw;
 mod exchange;
 mod experts;
+mod uploads;
 
 use half::bf16;
 use millrace_kernels::Backend;

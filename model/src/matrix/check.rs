@@ -1,6 +1,8 @@
 //! Finding values that no trained model has: NaN, infinities, and scales that are not positive.
 
-use super::{BlockScales, Matrix, MatrixData};
+use std::ops::Range;
+
+use super::{Matrix, MatrixData};
 use crate::fp8::{E4M3_MAX, e4m3_is_nan};
 
 impl Matrix<'_> {
@@ -10,29 +12,36 @@ impl Matrix<'_> {
     /// Reads every byte once, at about the speed of memory: meant to be called while a loader
     /// reads the matrix anyway.
     pub fn first_non_finite(&self) -> Option<(usize, usize)> {
-        let index = match self.data {
-            // A float is NaN or infinite if its exponent bits are all ones.
-            MatrixData::F32(bytes) => first(bytes, |b: [u8; 4]| {
-                u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000
-            }),
-            MatrixData::F16(bytes) => {
-                first(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7c00 == 0x7c00)
-            }
-            MatrixData::Bf16(bytes) => {
-                first(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7f80 == 0x7f80)
-            }
-            MatrixData::Fp8 { bytes, scales } => {
-                let block = self.first_bad_scale(&scales);
-                return block.or_else(|| {
-                    first(bytes, |[code]: [u8; 1]| e4m3_is_nan(code)).map(|i| self.position(i))
-                });
-            }
-        };
-        index.map(|i| self.position(i))
+        self.first_bad_scale()
+            .or_else(|| self.first_non_finite_of(0..self.rows))
     }
 
-    /// The first value of the first block with a bad scale.
-    fn first_bad_scale(&self, scales: &BlockScales) -> Option<(usize, usize)> {
+    /// The same of some rows, scales apart.
+    pub fn first_non_finite_of(&self, rows: Range<usize>) -> Option<(usize, usize)> {
+        let bytes_of = |bytes, size| part(bytes, self.cols * size, &rows);
+        let index = match self.data {
+            // A float is NaN or infinite if its exponent bits are all ones.
+            MatrixData::F32(bytes) => first(bytes_of(bytes, 4), |b: [u8; 4]| {
+                u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000
+            }),
+            MatrixData::F16(bytes) => first(bytes_of(bytes, 2), |b: [u8; 2]| {
+                u16::from_le_bytes(b) & 0x7c00 == 0x7c00
+            }),
+            MatrixData::Bf16(bytes) => first(bytes_of(bytes, 2), |b: [u8; 2]| {
+                u16::from_le_bytes(b) & 0x7f80 == 0x7f80
+            }),
+            MatrixData::Fp8 { bytes, .. } => {
+                first(bytes_of(bytes, 1), |[code]: [u8; 1]| e4m3_is_nan(code))
+            }
+        };
+        index.map(|i| self.position(rows.start * self.cols + i))
+    }
+
+    /// The first value of the first block (FP8) with a bad scale.
+    pub fn first_bad_scale(&self) -> Option<(usize, usize)> {
+        let MatrixData::Fp8 { scales, .. } = &self.data else {
+            return None;
+        };
         let (down, across) = (
             self.rows.div_ceil(scales.block_rows),
             self.cols.div_ceil(scales.block_cols),
@@ -51,6 +60,10 @@ impl Matrix<'_> {
     fn position(&self, index: usize) -> (usize, usize) {
         (index / self.cols, index % self.cols)
     }
+}
+
+fn part<'a>(bytes: &'a [u8], row_bytes: usize, rows: &Range<usize>) -> &'a [u8] {
+    &bytes[rows.start * row_bytes..rows.end * row_bytes]
 }
 
 /// Elements looked at between two decisions: enough for the compiler to vectorise the inner loop.
@@ -73,7 +86,7 @@ fn first<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use super::super::ScaleValues;
+    use super::super::{BlockScales, ScaleValues};
     use super::*;
     use half::{bf16, f16};
 

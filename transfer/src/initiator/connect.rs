@@ -17,7 +17,7 @@ use crate::inbox::Inbox;
 use crate::layout::Layout;
 use crate::machine;
 use crate::memory::{MemoryKind, MemoryRegion};
-use crate::nixl::Agent;
+use crate::nixl::{Agent, NixlRing};
 use crate::passing::recv_with_fd;
 use crate::remote::{RemoteError, RemoteRing};
 use crate::ring::RingWriter;
@@ -277,8 +277,9 @@ fn handshake(
             },
         ) => {
             let remote = agent.connect(&description).map_err(RemoteError::from);
-            let ring =
-                remote.and_then(|to| RemoteRing::new(Box::new(to), ring_address, ring_bytes));
+            let ring = remote.and_then(|to| {
+                RemoteRing::new(Box::new(NixlRing::new(to)), ring_address, ring_bytes)
+            });
             Way::Remote(ring.map_err(|error| unavailable(wire.as_str(), error))?)
         }
         (Wire::Nixl, ..) => unreachable!("tried only with an agent"),

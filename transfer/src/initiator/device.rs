@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::device::{DeviceAccess, DeviceCopy, DeviceMemory};
+use crate::device::{DeviceAccess, DeviceCopy, DeviceMemory, DevicePart};
 use crate::memory::{MemoryRegion, Source};
 use crate::remote::{RemoteError, RemoteMemory, RemoteWrite};
 use crate::wake::Wake;
@@ -16,6 +16,8 @@ pub(super) struct DeviceRing {
     /// Closed before the target is told so.
     ring: DeviceMemory,
     region: MemoryRegion,
+    /// Copies to be begun together.
+    added: Vec<DevicePart>,
     _let_go: LetGo,
 }
 
@@ -36,6 +38,7 @@ impl DeviceRing {
         Ok(DeviceRing {
             ring: access(region).open_ring(handle, size)?,
             region: region.clone(),
+            added: Vec::new(),
             _let_go: let_go,
         })
     }
@@ -59,30 +62,42 @@ impl RemoteMemory for DeviceRing {
                 .is_some_and(|(region, _)| region.is_same(&self.region))
     }
 
-    fn write(
-        &self,
+    fn add(
+        &mut self,
         source: &Source,
         offset: usize,
         bytes: usize,
         to: u64,
-    ) -> Result<Box<dyn RemoteWrite>, RemoteError> {
-        let (access, to) = (access(&self.region), to as *mut u8);
+    ) -> Result<(), RemoteError> {
         match source.region() {
-            Some((region, page)) if region.is_same(&self.region) => {
-                // SAFETY: a part of the page, which stays while its source does, and of the ring, which stays
-                // while this does; both outlive the copy, whose end dropping it waits for.
-                let copy = unsafe {
-                    let from = region.page_ptr(page).add(offset);
-                    access.begin_copy(from, to, bytes)?
-                };
-                Ok(Box::new(Copying(copy)))
-            }
-            _ => {
-                // SAFETY: a part of the ring.
-                unsafe { access.write(&source.bytes()[offset..][..bytes], to) };
-                Ok(Box::new(Written))
-            }
+            Some((region, page)) if region.is_same(&self.region) => self.added.push(DevicePart {
+                from: region.page_ptr(page) as u64 + offset as u64,
+                to,
+                bytes,
+            }),
+            // SAFETY: a part of the ring.
+            _ => unsafe {
+                access(&self.region).write(&source.bytes()[offset..][..bytes], to as *mut u8);
+            },
         }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<Box<dyn RemoteWrite>, RemoteError> {
+        if self.added.is_empty() {
+            return Ok(Box::new(Written));
+        }
+        // SAFETY: parts of pages, which stay while their sources do, and parts of the ring, which stays while this
+        // does; both outlive the copies, whose end dropping them waits for. The target has given those parts of the
+        // ring back, and no two are the same.
+        let copies = unsafe { access(&self.region).begin_copies(&self.added)? };
+        self.added.clear();
+        Ok(Box::new(Copying(copies)))
+    }
+
+    /// Half of it: the next half is written while the target empties this one.
+    fn at_once(&self, ring_bytes: usize) -> usize {
+        ring_bytes / 2
     }
 
     fn spin(&self) -> Duration {
@@ -98,7 +113,7 @@ impl RemoteWrite for Copying {
     }
 }
 
-/// From the host, and done when it was begun.
+/// From the host, and done when it was added.
 struct Written;
 
 impl RemoteWrite for Written {

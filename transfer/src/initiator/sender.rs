@@ -125,6 +125,7 @@ impl Sender {
         self.take_answers()?;
         self.settle()?;
         self.push()?;
+        self.begin_rest()?;
         self.wait()
     }
 
@@ -134,6 +135,14 @@ impl Sender {
             && ring.settle(&mut self.out).map_err(broken)?
         {
             self.moved = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Begins remote writes that were put off for more to be written at once.
+    fn begin_rest(&mut self) -> Result<(), WriteError> {
+        if let Way::Remote(ring) = &mut self.connection.way {
+            ring.begin_rest(self.page.is_some()).map_err(broken)?;
         }
         Ok(())
     }

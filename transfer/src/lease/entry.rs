@@ -5,8 +5,8 @@
 //! takes it once. So ending a lease is quick whatever the peer does, and after it no byte lands.
 //!
 //! Copies inside a device's memory are begun under the fence and go on after it is let go. They are
-//! left with it, and who ends the lease waits for them: for a few pages, some microseconds each, and
-//! again for no peer.
+//! left with it, and who ends the lease waits for them: for a part of a ring, some tens of microseconds,
+//! and again for no peer.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::handle::{LeaseEvent, OnEvent};
-use crate::device::{DeviceCopy, DeviceError};
+use crate::device::{DeviceCopy, DeviceError, DevicePart};
 use crate::error::Refusal;
 use crate::memory::MemoryRegion;
 
@@ -36,7 +36,7 @@ pub(super) struct Fence {
     pub phase: Phase,
     slots: Vec<Slot>,
     /// Copies on a device that may not have ended, and the pages (by index) that they fill.
-    copies: Vec<(u32, Box<dyn DeviceCopy>)>,
+    copies: Vec<(Vec<u32>, Box<dyn DeviceCopy>)>,
     pub landed: usize,
     pub landed_bytes: u64,
     /// The first thing that the lease's owner should hear of.
@@ -62,7 +62,8 @@ enum Slot {
 impl Fence {
     /// Waits for copies into pages `of` that are asked for.
     fn end_copies(&mut self, is_meant: impl Fn(u32) -> bool) {
-        for (_, mut copy) in self.copies.extract_if(.., |(of, _)| is_meant(*of)) {
+        let meant = |pages: &[u32]| pages.iter().any(|of| is_meant(*of));
+        for (_, mut copy) in self.copies.extract_if(.., |(of, _)| meant(of)) {
             expect(copy.wait());
         }
     }
@@ -137,7 +138,9 @@ impl Entry {
             entry: self.clone(),
             index,
             filled: 0,
+            counted: 0,
             hash: None,
+            planned: Vec::new(),
             bounce: Vec::new(),
             landed: false,
         })
@@ -193,6 +196,10 @@ pub(crate) struct LandingPage {
     entry: Arc<Entry>,
     index: u32,
     filled: usize,
+    /// Bytes of it that are in the lease's `landed_bytes`.
+    counted: usize,
+    /// Copies on the device that are still to be begun.
+    planned: Vec<DevicePart>,
     hash: Option<Box<Xxh3>>,
     /// Of a page that is not in host memory: bytes on their way there.
     bounce: Vec<u8>,
@@ -248,36 +255,56 @@ impl LandingPage {
             unsafe { access.write(bytes, place) };
         }
         self.filled += count;
+        self.counted += count;
         fence.landed_bytes += count as u64;
         Ok(Ok(count))
     }
 
-    /// Begins to copy up to `limit` bytes of `from`, in memory of the page's device, to the page's next free
-    /// byte. Returns how many. [`LandingPage::landed`] waits for them, and so does whoever ends the lease.
+    /// Puts up to `limit` bytes of `from`, in memory of the page's device, at the page's next free byte, once
+    /// [`LandingPage::begin_copies`] is asked to. Returns how many.
     ///
     /// # Safety
     /// The region is a device's, and `from` is valid there for reads of `limit` bytes until the page has landed
     /// or is dropped.
-    pub(crate) unsafe fn fill_on_device(
-        &mut self,
-        limit: usize,
-        from: *const u8,
-    ) -> Result<usize, LeaseOver> {
+    pub(crate) unsafe fn plan_on_device(&mut self, limit: usize, from: *const u8) -> usize {
         let region = &self.entry.region;
-        let access = region.access().expect("the caller's promise");
         let count = (region.page_bytes() - self.filled).min(limit);
         let page = region.page_ptr(self.entry.pages[self.index as usize]);
-        let mut fence = self.entry.fence.lock();
-        if fence.phase != Phase::Open {
-            return Err(LeaseOver);
-        }
-        // SAFETY: as many bytes as there are, and as have room in the page, which is ours until the lease has
-        // ended; and that waits for what is in `copies`.
-        let copy = unsafe { access.begin_copy(from, page.add(self.filled), count) };
-        fence.copies.push((self.index, expect(copy)));
+        self.planned.push(DevicePart {
+            from: from as u64,
+            to: page as u64 + self.filled as u64,
+            bytes: count,
+        });
         self.filled += count;
-        fence.landed_bytes += count as u64;
-        Ok(count)
+        count
+    }
+
+    /// Begins the copies that were planned for `pages`, but for those whose lease has ended.
+    /// [`LandingPage::landed`] waits for them, and so does whoever ends the lease.
+    pub(crate) fn begin_copies<'a>(pages: impl Iterator<Item = &'a mut LandingPage>) {
+        let mut pages: Vec<_> = pages.filter(|page| !page.planned.is_empty()).collect();
+        for pages in pages.chunk_by_mut(|a, b| Arc::ptr_eq(&a.entry, &b.entry)) {
+            let entry = pages[0].entry.clone();
+            let mut fence = entry.fence.lock();
+            let mut parts = Vec::new();
+            for page in pages.iter_mut() {
+                parts.append(&mut page.planned);
+            }
+            if fence.phase != Phase::Open {
+                continue;
+            }
+            for page in pages.iter_mut() {
+                fence.landed_bytes += (page.filled - page.counted) as u64;
+                page.counted = page.filled;
+            }
+            let access = entry.region.access().expect("planned for devices alone");
+            // SAFETY: what is read is valid by the promise to `plan_on_device`. What is written has room in pages
+            // that are ours, each under one writer, until the lease has ended; and that waits for what is in
+            // `copies`.
+            let copies = expect(unsafe { access.begin_copies(&parts) });
+            let of = pages.iter().map(|page| page.index).collect();
+            fence.copies.push((of, copies));
+        }
     }
 
     /// Waits for what was begun.
@@ -320,7 +347,7 @@ impl Drop for LandingPage {
             let mut fence = self.entry.fence.lock();
             fence.end_copies(|of| of == self.index);
             fence.slots[self.index as usize] = Slot::Empty;
-            fence.landed_bytes -= self.filled as u64;
+            fence.landed_bytes -= self.counted as u64;
         }
     }
 }

@@ -62,19 +62,46 @@ impl NixlConfig {
     }
 }
 
-impl RemoteMemory for agent::Remote {
+/// A target's ring, reached by its agent.
+pub(crate) struct NixlRing {
+    /// Begun as they are added; go before the way to the peer.
+    begun: Vec<agent::Write>,
+    remote: agent::Remote,
+}
+
+impl NixlRing {
+    pub(crate) fn new(remote: agent::Remote) -> NixlRing {
+        NixlRing {
+            begun: Vec::new(),
+            remote,
+        }
+    }
+}
+
+impl RemoteMemory for NixlRing {
     fn reaches(&self, source: &Source) -> bool {
         source.is_on_host()
     }
 
-    fn write(
-        &self,
+    fn add(
+        &mut self,
         source: &Source,
         offset: usize,
         bytes: usize,
         to: u64,
-    ) -> Result<Box<dyn RemoteWrite>, RemoteError> {
-        Ok(Box::new(self.write(source, offset, bytes, to)?))
+    ) -> Result<(), RemoteError> {
+        let write = self.remote.write(source, offset, bytes, to)?;
+        self.begun.push(write);
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<Box<dyn RemoteWrite>, RemoteError> {
+        Ok(Box::new(Writes(std::mem::take(&mut self.begun))))
+    }
+
+    /// Cards go from one write to the next by themselves.
+    fn at_once(&self, _: usize) -> usize {
+        0
     }
 
     /// Cards take longer than a thread should spin for.
@@ -83,9 +110,17 @@ impl RemoteMemory for agent::Remote {
     }
 }
 
-impl RemoteWrite for agent::Write {
+/// One write, or two where the ring's end comes in between.
+struct Writes(Vec<agent::Write>);
+
+impl RemoteWrite for Writes {
     fn is_done(&mut self) -> Result<bool, RemoteError> {
-        Ok(self.is_done()?)
+        for write in &mut self.0 {
+            if !write.is_done()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -3,9 +3,10 @@
 //! The bytes of a page whose lease ends meanwhile are still taken off the wire, and dropped: the
 //! connection carries other leases' pages too.
 //!
-//! Inside a device's memory a page is answered only once its copy has ended, and as asking for a copy and
-//! hearing of its end take longer than the copy, the next ones are begun meanwhile. Nothing waits for the peer,
-//! and nothing is answered, as long as a page is not settled.
+//! Inside a device's memory copies are begun for as many pages at once as have come, up to a part of the ring,
+//! since asking for a copy and hearing of its end take longer than the copy. A page is answered only once its
+//! copy has ended, and the next ones are begun meanwhile. Nothing waits for the peer, and nothing is answered, as
+//! long as a page is not settled.
 
 use std::io;
 use std::time::Instant;
@@ -21,10 +22,8 @@ use crate::stats::{add, add_time, sub};
 
 /// Bytes dropped at once.
 const SCRATCH: usize = 64 << 10;
-/// Pages whose copies may go on while the next is begun: enough to keep a device busy.
-const UNSETTLED: usize = 3;
 
-/// A page of which everything has been begun to be copied.
+/// A page of which everything is in the ring or copied.
 pub(super) struct Landing {
     page: LandingPage,
     seq: u64,
@@ -63,7 +62,13 @@ impl Receiver<'_> {
                     reading,
                     began,
                 });
-                self.settle(UNSETTLED)?;
+                self.unbegun += 1;
+                if self.unbegun * bytes as usize >= self.part_of_ring() {
+                    // What was begun before is over by now, or soon.
+                    let latest = self.unbegun;
+                    self.begin_copies();
+                    self.settle(latest)?;
+                }
                 self.give_back()
             }
             Ok(_) => {
@@ -79,6 +84,9 @@ impl Receiver<'_> {
 
     /// Answers pages once their copies have ended, the oldest first, until `most` are left.
     pub(super) fn settle(&mut self, most: usize) -> Result<(), End> {
+        if self.landing.len() > most {
+            self.begin_copies();
+        }
         while self.landing.len() > most
             && let Some(landing) = self.landing.pop_front()
         {
@@ -90,6 +98,14 @@ impl Receiver<'_> {
             self.reply(landing.seq, answer)?;
         }
         Ok(())
+    }
+
+    /// Begins the copies of pages that have come since the last time.
+    fn begin_copies(&mut self) {
+        let begun = self.landing.len() - self.unbegun;
+        let pages = self.landing.range_mut(begun..);
+        LandingPage::begin_copies(pages.map(|landing| &mut landing.page));
+        self.unbegun = 0;
     }
 
     fn count(&self, bytes: u64, began: Instant) {
@@ -185,7 +201,7 @@ impl Receiver<'_> {
             ring.take(count, |piece, length| match on_device {
                 // SAFETY: a piece of a ring in memory of the region's device, which is given back only after
                 // the copies have ended. Its peer may change it meanwhile: then it spoils its own page.
-                true => unsafe { sink.copy_on_device(piece, length) },
+                true => unsafe { sink.plan_on_device(piece, length) },
                 false => sink.copy(piece, length),
             });
             left -= count;
@@ -206,11 +222,14 @@ impl Receiver<'_> {
     /// Gives the peer back what has been taken from the ring: often enough for it to go on filling while this
     /// side empties.
     fn give_back(&mut self) -> Result<(), End> {
-        let quarter = self.ring.as_ref().map_or(0, RingReader::bytes) / 4;
-        if self.owed - self.reading >= quarter {
+        if self.owed - self.reading >= self.part_of_ring() {
             self.flush()?;
         }
         Ok(())
+    }
+
+    fn part_of_ring(&self) -> usize {
+        self.ring.as_ref().map_or(0, RingReader::bytes) / 4
     }
 }
 
@@ -252,25 +271,26 @@ impl Sink<'_> {
         }
     }
 
-    /// Begins to copy `count` bytes of the memory of the page's device.
+    /// Plans to copy `count` bytes of the memory of the page's device.
     ///
     /// # Safety
     /// The region is a device's, and `from` is valid there for reads of `count` bytes until the copies have
-    /// ended.
-    unsafe fn copy_on_device(&mut self, from: *const u8, count: usize) {
-        let mut done = 0;
-        while let Some(page) = self.page.as_mut().filter(|_| !self.over && done < count) {
-            // SAFETY: what is left of the caller's bytes.
-            let begun = unsafe { page.fill_on_device(count - done, from.add(done)) };
-            match begun {
-                Ok(length) => done += length,
-                Err(LeaseOver) => self.over = true,
-            }
+    /// ended, or are never begun.
+    unsafe fn plan_on_device(&mut self, from: *const u8, count: usize) {
+        if let Some(page) = self.page.as_mut().filter(|_| !self.over) {
+            // SAFETY: the caller's bytes.
+            let planned = unsafe { page.plan_on_device(count, from) };
+            debug_assert_eq!(
+                planned, count,
+                "no more is taken than the page has room for"
+            );
         }
     }
 
-    fn end_copies(&self) {
-        if let Some(page) = &self.page {
+    /// Copies what was planned on the device.
+    fn end_copies(&mut self) {
+        if let Some(page) = &mut self.page {
+            LandingPage::begin_copies(std::iter::once(&mut **page));
             page.end_copies();
         }
     }

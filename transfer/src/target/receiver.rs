@@ -73,8 +73,10 @@ pub(super) struct Receiver<'a> {
     pub owed: usize,
     /// Those of them that copies on the device still read.
     pub reading: usize,
-    /// Pages whose copies have been begun, in order of their numbers; go before the ring.
+    /// Pages that are being copied on the device, in order of their numbers; go before the ring.
     pub landing: VecDeque<Landing>,
+    /// How many of them, the last ones, have no copies yet.
+    pub unbegun: usize,
     /// Answers not yet sent: they go out before the next wait.
     pub replies: Vec<u8>,
     /// Leases that this connection has begun to write and has not announced.
@@ -97,6 +99,7 @@ impl<'a> Receiver<'a> {
             owed: 0,
             reading: 0,
             landing: VecDeque::new(),
+            unbegun: 0,
             replies: Vec::new(),
             writing: HashSet::new(),
         }

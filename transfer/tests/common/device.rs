@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use millrace_transfer::{DeviceAccess, DeviceCopy, DeviceError, DeviceMemory};
+use millrace_transfer::{DeviceAccess, DeviceCopy, DeviceError, DeviceMemory, DevicePart};
 
 /// Cheap to clone; all clones are one device.
 #[derive(Clone)]
@@ -110,18 +110,19 @@ impl DeviceAccess for Device {
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
     }
 
-    unsafe fn begin_copy(
+    unsafe fn begin_copies(
         &self,
-        from: *const u8,
-        to: *mut u8,
-        bytes: usize,
+        parts: &[DevicePart],
     ) -> Result<Box<dyn DeviceCopy>, DeviceError> {
         self.0.begun.fetch_add(1, SeqCst);
+        let on_host = |part: &DevicePart| DevicePart {
+            from: self.0.host(part.from as usize) as u64,
+            to: self.0.host(part.to as usize) as u64,
+            bytes: part.bytes,
+        };
         Ok(Box::new(Copy {
             device: self.0.clone(),
-            from: self.0.host(from as usize),
-            to: self.0.host(to as usize),
-            bytes,
+            parts: parts.iter().map(on_host).collect(),
             queries: 0,
             done: false,
         }))
@@ -157,18 +158,19 @@ impl DeviceAccess for Device {
 /// Ends at the third query, if copies may end.
 struct Copy {
     device: Arc<State>,
-    from: usize,
-    to: usize,
-    bytes: usize,
+    parts: Vec<DevicePart>,
     queries: usize,
     done: bool,
 }
 
 impl Copy {
     fn run(&mut self) {
-        let (from, to) = (self.from as *const u8, self.to as *mut u8);
-        // SAFETY: valid by the promise of who began it; nobody else touches these bytes meanwhile.
-        unsafe { std::ptr::copy_nonoverlapping(from, to, self.bytes) };
+        // The last first: none may rely on another.
+        for part in self.parts.iter().rev() {
+            let (from, to) = (part.from as *const u8, part.to as *mut u8);
+            // SAFETY: valid by the promise of who began it; nobody else touches these bytes meanwhile.
+            unsafe { std::ptr::copy_nonoverlapping(from, to, part.bytes) };
+        }
         self.done = true;
     }
 }

@@ -296,8 +296,8 @@ fn a_handshake_that_never_comes_or_is_not_one_ends() {
 #[cfg(feature = "nixl")]
 #[test]
 fn by_nixl_a_peer_reaches_its_own_ring_and_nothing_else() {
-    fn ring(peer: &Peer) -> &crate::remote::RemoteRing {
-        match &peer.to.way {
+    fn ring(peer: &mut Peer) -> &mut crate::remote::RemoteRing {
+        match &mut peer.to.way {
             Way::Remote(ring) => ring,
             _ => unreachable!("connected by NIXL"),
         }
@@ -305,19 +305,19 @@ fn by_nixl_a_peer_reaches_its_own_ring_and_nothing_else() {
     let scene = Scene::new(config());
     let (lease, grant) = scene.target.grant(&[1, 2], None).unwrap();
     let mut peer = Peer::new(&grant, Wire::Nixl);
-    let neighbour = Peer::new(&grant, Wire::Nixl);
+    let mut neighbour = Peer::new(&grant, Wire::Nixl);
     let source = Source::from_bytes(vec![7; 4096]);
-    let (base, size) = (ring(&peer).base(), ring(&peer).bytes() as u64);
+    let (base, size) = (ring(&mut peer).base(), ring(&mut peer).bytes() as u64);
     for (what, to) in [
         ("a page under its lease", (scene.base + PAGE) as u64),
         ("a page of its target's own", scene.base as u64),
         ("behind its ring", base + size),
         ("across its ring's end", base + size - 4095),
         ("before its ring", base - 4096),
-        ("another peer's ring", ring(&neighbour).base()),
+        ("another peer's ring", ring(&mut neighbour).base()),
     ] {
         for _ in 0..ROUNDS {
-            let refused = ring(&peer).stray(&source, 4096, to);
+            let refused = ring(&mut peer).stray(&source, 4096, to);
             assert!(refused.is_err(), "{what}");
         }
     }
