@@ -58,6 +58,23 @@ cuda_compiler() {
   export NVCC="$dir/nvidia/cu13/bin/nvcc"
 }
 
+# cuda_sanitizer: compute-sanitizer, from its Python package unless PATH has one. Sets COMPUTE_SANITIZER, unless the
+# caller has.
+cuda_sanitizer() {
+  [ -z "${COMPUTE_SANITIZER:-}" ] || return 0
+  COMPUTE_SANITIZER=$(command -v compute-sanitizer) && return 0
+  local version=13.0 dir
+  dir="$tools/sanitizer-$version"
+  if [ ! -e "$dir/complete" ]; then
+    echo "installing compute-sanitizer $version into $dir (once)"
+    rm -rf "$dir"
+    python_env && "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$dir" \
+      "nvidia-cuda-sanitizer-api==$version.*" || return 1
+    chmod +x "$dir/nvidia/cu13/bin/compute-sanitizer" && touch "$dir/complete"
+  fi
+  COMPUTE_SANITIZER="$dir/nvidia/cu13/bin/compute-sanitizer"
+}
+
 # go_tool: a Go of at least 1.26 first on PATH. Debian 12 has 1.19, so where there is no newer one a Go
 # toolchain comes as a Python package into the environment of the tests.
 go_tool() {

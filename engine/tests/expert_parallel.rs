@@ -16,11 +16,12 @@ use millrace_experts::Epoch;
 use millrace_model::checkpoint::Checkpoint;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-const MOE_FAMILIES: [&str; 5] = [
+const MOE_FAMILIES: [&str; 6] = [
     "deepseek_v2_lite",
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v3_fp8",
+    "deepseek_v3_fp8_whole",
     "deepseek_v31",
 ];
 const OUTPUT: usize = 20;

@@ -3,7 +3,7 @@
 //! The bar: log-probs of the top 20 within 1e-3, and the same greedy tokens as long as the
 //! reference's own top two are further apart than that.
 
-// In float32, which a GPU's products are not: cuda.rs looks at those.
+// In float32, which a GPU's products are not: noise.rs looks at those.
 #![cfg(not(feature = "test-on-cuda"))]
 
 mod common;

@@ -4,7 +4,6 @@ Twice FAULT_ROUNDS kills of ranks (default 20 in all).
 """
 import os
 import random
-import re
 import signal
 import statistics
 import time
@@ -14,7 +13,7 @@ import pytest
 from deployment import Deployment, idle, wait_for
 from etcd import Etcd
 from groups import epoch, group, rank_pids, whole
-from load import STREAMS, TOKENS, assert_same, run, run_and_disturb
+from load import STREAMS, TOKENS, assert_same, failed, run, run_and_disturb
 
 ROUNDS = 2 * int(os.environ.get("FAULT_ROUNDS", "10"))
 RANKS = 2
@@ -42,9 +41,9 @@ def deployment(etcd):
 
 
 def went_on_elsewhere(deployment, load):
-    """The streams of which the router's log says that a worker failed them."""
-    failed = set(re.findall(r'request_id="([^"]+)"\}: \S+ attempt failed', "".join(deployment.log)))
-    return {n for n in range(STREAMS) if load.request_id(n) in failed}
+    """The streams that a worker failed."""
+    requests = failed(deployment)
+    return {n for n in range(STREAMS) if load.request_id(n) in requests}
 
 
 def percentile(values, percent):

@@ -133,8 +133,10 @@ def dequantise(q, scale):
     return q.float() * wide
 
 
-def quantised(name):
+def quantised(family, name):
     """Whether an FP8 checkpoint stores this tensor in FP8: the linear weights of attention and of every MLP."""
+    if name.endswith("kv_a_proj_with_mqa.weight"):
+        return family.kv_a_fp8
     return name.endswith("proj.weight") and (".self_attn." in name or ".mlp." in name)
 
 
@@ -145,7 +147,7 @@ def build(family):
     dtype = getattr(torch, family.dtype)
     for name, shape, kind in tensors(c):
         x = draw(family, name, shape, kind)
-        if family.scales and quantised(name):
+        if family.scales and quantised(family, name):
             stored[name], stored[name + "_scale_inv"] = quantise(x, family.scales, generator)
         else:
             stored[name] = x if kind == "correction_bias" else x.to(dtype)

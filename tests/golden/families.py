@@ -14,9 +14,9 @@ class Family:
     """A checkpoint folder to make.
 
     `seed` feeds weights and prompts; `dtype` is how plain tensors are stored; `scales` is how FP8 block scales are drawn
-    ("arbitrary", "ue8m0" or None for no FP8); `shards` is the number of safetensors files; `gains` overrides the spread
-    of single kinds of weight (see checkpoint.py); `reference` changes the config for transformers alone, where it does
-    not know a key of it.
+    ("arbitrary", "ue8m0" or None for no FP8), and `kv_a_fp8` whether `kv_a_proj_with_mqa` is FP8 as well, as DeepSeek's is;
+    `shards` is the number of safetensors files; `gains` overrides the spread of single kinds of weight (see
+    checkpoint.py); `reference` changes the config for transformers alone, where it does not know a key of it.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Family:
     seed: int
     dtype: str = "bfloat16"
     scales: str | None = None
+    kv_a_fp8: bool = False
     shards: int = 1
     gains: dict = field(default_factory=dict)
     reference: dict = field(default_factory=dict)
@@ -85,6 +86,14 @@ FAMILIES = [
         "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "rope_scaling": yarn(8, 512, 1.0),
         "quantization_config": FP8,
     }, seed=4, scales="arbitrary"),
+    # Whole FP8 blocks, which GPUs multiply in 8 bits: everywhere else a size keeps them from it.
+    Family("deepseek_v3_fp8_whole", V3 | {
+        "hidden_size": 256, "intermediate_size": 128, "moe_intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 128, "kv_lora_rank": 512,
+        "qk_nope_head_dim": 32, "qk_rope_head_dim": 64, "v_head_dim": 64, "max_position_embeddings": 4096,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 2, "rope_scaling": yarn(8, 512, 1.0),
+        "num_nextn_predict_layers": 0, "quantization_config": FP8,
+    }, seed=11, scales="arbitrary", kv_a_fp8=True),
     # Its correction bias is mostly negative: biased scores below zero must still beat every expert of a dropped group.
     Family("deepseek_v31", V3 | {
         "hidden_size": 136, "intermediate_size": 300, "moe_intermediate_size": 132, "num_hidden_layers": 2,

@@ -30,21 +30,30 @@ def load(family, stored, dtype=torch.float32, **options):
     return model.eval()
 
 
+def compared(config, logits, bias):
+    """What a router compares: each expert's score [T, experts], and each group's [T, groups], or None without a limit."""
+    groups, kept = config.get("n_group") or 1, config.get("topk_group") or 1
+    noaux = config["topk_method"] == "noaux_tc"
+    scores = logits.sigmoid() + bias if noaux else logits.softmax(-1)
+    if config["topk_method"] == "greedy" or kept >= groups:
+        return scores, None
+    grouped = scores.view(len(scores), groups, -1)
+    return scores, grouped.topk(2, -1)[0].sum(-1) if noaux else grouped.amax(-1)
+
+
 def margin(config, logits, bias):
     """How far each token's routing is from flipping, in units of the compared scores: the smaller of the gaps between the
     last kept and the first dropped group, and the last kept and the first dropped expert of the kept groups.
     """
-    k, groups, kept = config["num_experts_per_tok"], config.get("n_group") or 1, config.get("topk_group") or 1
-    noaux = config["topk_method"] == "noaux_tc"
-    scores = logits.sigmoid() + bias if noaux else logits.softmax(-1)
+    k = config["num_experts_per_tok"]
+    scores, groups = compared(config, logits, bias)
     result = torch.full(scores.shape[:1], float("inf"))
-    if config["topk_method"] != "greedy" and kept < groups:
-        grouped = scores.view(len(scores), groups, -1)
-        value = grouped.topk(2, -1)[0].sum(-1) if noaux else grouped.amax(-1)
-        order = value.sort(-1, descending=True)
+    if groups is not None:
+        kept = config["topk_group"]
+        order = groups.sort(-1, descending=True)
         result = order.values[:, kept - 1] - order.values[:, kept]
-        mask = torch.ones_like(value, dtype=torch.bool).scatter(1, order.indices[:, :kept], False)
-        scores = grouped.masked_fill(mask[..., None], -torch.inf).flatten(1)
+        mask = torch.ones_like(groups, dtype=torch.bool).scatter(1, order.indices[:, :kept], False)
+        scores = scores.view(*groups.shape, -1).masked_fill(mask[..., None], -torch.inf).flatten(1)
     ranked = scores.sort(-1, descending=True).values
     return torch.minimum(result, ranked[:, k - 1] - ranked[:, k])
 
@@ -60,7 +69,8 @@ class Reference:
 
     def record(self, gate, _, output):
         bias = getattr(gate, "e_score_correction_bias", 0.0)
-        self.gates.append((margin(self.config, output[0], bias), output[2]))
+        scores = [x for x in compared(self.config, output[0], bias) if x is not None]
+        self.gates.append((margin(self.config, output[0], bias), output[2], torch.cat(scores, -1)))
 
     @torch.no_grad()
     def extend(self, tokens, cache):
@@ -68,7 +78,7 @@ class Reference:
         self.gates.clear()
         out = self.model.model(torch.tensor([tokens]), cache=cache, use_cache=cache is not None)
         hidden = out.last_hidden_state[0]
-        margins = torch.stack([m for m, _ in self.gates]).amin(0) if self.gates else torch.full((len(tokens),), torch.inf)
+        margins = torch.stack([m for m, *_ in self.gates]).amin(0) if self.gates else torch.full((len(tokens),), torch.inf)
         return self.model.lm_head(hidden), hidden, margins
 
     def cache(self):

@@ -62,11 +62,12 @@ pub unsafe fn copy_page(page: &PageRef, from: &PagePool, to: &PageMemory, index:
     }
 }
 
-pub const FAMILIES: [&str; 10] = [
+pub const FAMILIES: [&str; 11] = [
     "deepseek_v2_lite",
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v3_fp8",
+    "deepseek_v3_fp8_whole",
     "deepseek_v31",
     "qwen2",
     "qwen2_tied",
