@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+#[cfg(feature = "cuda")]
+use millrace_kernels::cuda::CudaBackend;
 use millrace_kernels::{Backend, cpu::CpuBackend};
 
 use crate::{WorkerConfig, WorkerError};
@@ -11,8 +13,8 @@ use crate::{WorkerConfig, WorkerError};
 pub enum DeviceId {
     #[default]
     Cpu,
-    /// The GPU that CUDA counts as this number.
-    Cuda(usize),
+    /// The GPU that CUDA counts as this number; `None`: the first, but each rank of a group takes the next.
+    Cuda(Option<usize>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,10 +28,10 @@ impl FromStr for DeviceId {
         let unknown = || UnknownDevice(text.to_string());
         match text.split_once(':') {
             None if text == "cpu" => Ok(DeviceId::Cpu),
-            None if text == "cuda" => Ok(DeviceId::Cuda(0)),
+            None if text == "cuda" => Ok(DeviceId::Cuda(None)),
             Some(("cuda", ordinal)) => {
                 let ordinal = ordinal.parse().map_err(|_| unknown())?;
-                Ok(DeviceId::Cuda(ordinal))
+                Ok(DeviceId::Cuda(Some(ordinal)))
             }
             _ => Err(unknown()),
         }
@@ -40,7 +42,8 @@ impl fmt::Display for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DeviceId::Cpu => f.write_str("cpu"),
-            DeviceId::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            DeviceId::Cuda(None) => f.write_str("cuda"),
+            DeviceId::Cuda(Some(ordinal)) => write!(f, "cuda:{ordinal}"),
         }
     }
 }
@@ -58,13 +61,15 @@ impl Device for CpuBackend {
 }
 
 #[cfg(feature = "cuda")]
-impl Device for millrace_kernels::cuda::CudaBackend {
+impl Device for CudaBackend {
     fn open(config: &WorkerConfig) -> Result<Self, WorkerError> {
-        let ordinal = match config.device {
-            DeviceId::Cuda(ordinal) => ordinal,
-            DeviceId::Cpu => 0,
+        let ordinal = match (config.device, &config.group) {
+            (DeviceId::Cuda(Some(ordinal)), _) => ordinal,
+            // More ranks than GPUs share them.
+            (_, Some(group)) => group.rank % CudaBackend::count()?.max(1),
+            _ => 0,
         };
-        Ok(millrace_kernels::cuda::CudaBackend::new(ordinal)?)
+        Ok(CudaBackend::new(ordinal)?)
     }
 }
 
@@ -90,14 +95,16 @@ mod tests {
     fn devices_are_known_by_name() {
         for (text, device) in [
             ("cpu", DeviceId::Cpu),
-            ("cuda", DeviceId::Cuda(0)),
-            ("cuda:3", DeviceId::Cuda(3)),
+            ("cuda", DeviceId::Cuda(None)),
+            ("cuda:3", DeviceId::Cuda(Some(3))),
         ] {
             assert_eq!(text.parse(), Ok(device));
         }
         for text in ["", "gpu", "cuda:", "cuda:-1", "cpu:0", "cuda:x"] {
             assert!(text.parse::<DeviceId>().is_err(), "{text}");
         }
-        assert_eq!(DeviceId::Cuda(2).to_string(), "cuda:2");
+        for text in ["cpu", "cuda", "cuda:2"] {
+            assert_eq!(text.parse::<DeviceId>().unwrap().to_string(), text);
+        }
     }
 }

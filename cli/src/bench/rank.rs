@@ -67,6 +67,7 @@ pub fn main(args: RankArgs) -> anyhow::Result<Outcome> {
     let DeviceId::Cuda(ordinal) = args.device else {
         bail!("bench rank measures a GPU: --device cuda or cuda:N");
     };
+    let ordinal = ordinal.unwrap_or(0);
     if [args.ep, args.context, args.passes].contains(&0) || args.batch.contains(&0) {
         bail!("--ep, --batch, --context and --passes must be at least 1");
     }

@@ -185,13 +185,18 @@ pub struct Shape {
 }
 
 impl Device {
-    pub fn open(ordinal: usize) -> Result<Arc<Device>, CudaError> {
+    /// How many there are.
+    pub fn count() -> Result<usize, CudaError> {
         // SAFETY: looks for a library and keeps it open.
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoDriver);
         }
         result::init().to("start")?;
-        let count = result::device::get_count().to("count devices")? as usize;
+        Ok(result::device::get_count().to("count devices")? as usize)
+    }
+
+    pub fn open(ordinal: usize) -> Result<Arc<Device>, CudaError> {
+        let count = Device::count()?;
         if ordinal >= count {
             return Err(CudaError::NoDevice { ordinal, count });
         }

@@ -91,6 +91,11 @@ impl CudaBackend {
         })
     }
 
+    /// How many devices this process sees.
+    pub fn count() -> Result<usize, CudaError> {
+        Device::count()
+    }
+
     /// Seconds that the device's own copy of `from`'s memory takes: a ceiling to measure ops against.
     pub fn time_copy(&self, from: &Tensor, to: &mut Tensor) -> f64 {
         let bytes = from.bytes().min(to.bytes());
