@@ -55,19 +55,21 @@ fn main() -> Result<(), Failure> {
     millrace_telemetry::logs::init(LogFormat::Human)?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => report(),
+        [] => report(TargetConfig::default().device_ring_bytes),
+        ["--ring-mib", size] => report(size.parse::<usize>()? << 20),
         ["writer", way, order] => writer(way == "devices", Order::of(order)),
-        _ => Err("usage: bench_pages (no arguments)".into()),
+        _ => Err("usage: bench_pages [--ring-mib N]".into()),
     }
 }
 
-fn report() -> Result<(), Failure> {
+fn report(ring: usize) -> Result<(), Failure> {
     let first = CudaBackend::new(0)?;
     let other = CudaBackend::new(1).ok();
     let (last, ordinal) = other.as_ref().map_or((&first, 0), |other| (other, 1));
     let page = LAYOUT.page_bytes();
     println!(
-        "{PAGES} pages of {page} bytes from cuda:0 to cuda:{ordinal}, medians of {ROUNDS} rounds of {LEASES} leases"
+        "{PAGES} pages of {page} bytes from cuda:0 to cuda:{ordinal}, a ring of {} MiB, medians of {ROUNDS} rounds of {LEASES} leases",
+        ring >> 20
     );
     let copy = CudaBackend::time_peer_copy(&first, last, PAGES * page);
     // On one device a page is copied into the ring and out of it by the same memory.
@@ -98,7 +100,7 @@ fn report() -> Result<(), Failure> {
         ("devices", 1, Order::AsTheyLie),
         ("host", PAGES, Order::AsTheyLie),
     ] {
-        let [first, others] = transfer(last, way, pages, order)?;
+        let [first, others] = transfer(last, ring, way, pages, order)?;
         let name = format!("{pages} by way of {way}, {}", order.name());
         show(&format!("{name}, first"), pages, first);
         show(&format!("{name}, others"), pages, others);
@@ -182,6 +184,7 @@ fn pool(backend: &CudaBackend) -> Result<(Arc<PageMemory>, MemoryRegion), Failur
 /// round, and of the others.
 fn transfer(
     backend: &CudaBackend,
+    ring: usize,
     way: &str,
     pages: usize,
     order: Order,
@@ -190,6 +193,7 @@ fn transfer(
     let layout = Layout::new(LAYOUT.page_bytes());
     let config = TargetConfig {
         checksums: false,
+        device_ring_bytes: ring,
         ..TargetConfig::default()
     };
     let target = Target::bind("127.0.0.1:0".parse()?, region, layout, config)?;
