@@ -7,7 +7,7 @@
 mod arena;
 mod attention;
 mod buffer;
-mod choice;
+pub(crate) mod choice;
 mod draw;
 mod elementwise;
 mod embedding;

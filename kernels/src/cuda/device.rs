@@ -128,7 +128,6 @@ kernels! {
     }
     sm90_f32_choice {
         edit: Edit,
-        log_probs: LogProbs,
     }
     sm90_f32_draw {
         draw: Draw,
