@@ -1,7 +1,10 @@
 """The way of a request: correct answers, through split workers, streamed and cancelled."""
 import json
+import os
 import random
 import threading
+import time
+from pathlib import Path
 
 import httpx
 
@@ -46,6 +49,19 @@ def test_more_workers_and_tcp_give_the_same_answers():
         for question, answer in QUESTIONS.items():
             assert wide.chat(question)["choices"][0]["message"]["content"].strip() == answer
         assert wide.total("millrace_transfer_bytes_total", transport="tcp") > 0
+
+
+def test_nobody_spins_while_there_is_nothing_to_do(split):
+    def ticks():
+        # Time in user and in kernel mode, of each process.
+        stats = {pid: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pids in split.pids().values() for pid in pids}
+        return {pid: int(fields[11]) + int(fields[12]) for pid, fields in stats.items()}
+    wait_for(lambda: idle(split), "all requests to end")
+    before, seconds = ticks(), 5
+    time.sleep(seconds)
+    after, second = ticks(), os.sysconf("SC_CLK_TCK")
+    for pid, used in before.items():
+        assert after[pid] - used < 0.3 * seconds * second, f"process {pid} used {(after[pid] - used) / second} s in {seconds} s of idleness"
 
 
 def stream(deployment, question, **fields):
