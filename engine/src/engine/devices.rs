@@ -53,7 +53,13 @@ impl<B: Backend> Devices<B> {
         };
         // Until it meets others, for finding room.
         let table = table(&Choice::new(&everyone(rank), rank.rank));
-        let exchange = backend.exchange(shape, &table)?;
+        let exchange = match backend.exchange(shape, &table) {
+            Err(why @ KernelError::Sharing(_)) if rank.path == ExpertPath::Auto => {
+                tracing::warn!(%why, "experts' rows go by way of the host");
+                None
+            }
+            exchange => exchange?,
+        };
         Ok(exchange.map(|exchange| Devices {
             exchange,
             path: rank.path,

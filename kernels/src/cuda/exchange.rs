@@ -244,11 +244,17 @@ impl Exchange {
             .iter()
             .map(|offer| offer.map(read).transpose())
             .collect::<Result<Vec<_>, _>>()?;
-        let guests: Vec<ProcessId> = offers.iter().flatten().map(|offer| offer.process).collect();
+        let members: Vec<&Offer> = offers.iter().flatten().collect();
+        if let Err(why) = self.check(&members, apart) {
+            // All ranks see it in the same words, and so nobody opens anything now.
+            self.opened.clear();
+            self.window.admit(&[], &self.process)?;
+            return Err(why);
+        }
+        let guests: Vec<ProcessId> = members.iter().map(|offer| offer.process).collect();
         self.window.admit(&guests, &self.process)?;
         let mut before = std::mem::take(&mut self.opened);
         before.resize_with(offers.len(), || None);
-        let mut gpus: Vec<[u8; 16]> = Vec::new();
         let mut peers = vec![params::Peer::default(); offers.len()];
         for (rank, offer) in offers.iter().enumerate() {
             let before = before[rank].take();
@@ -256,12 +262,6 @@ impl Exchange {
                 self.opened.push(None);
                 continue;
             };
-            if apart && gpus.contains(&offer.gpu) {
-                return Err(KernelError::Sharing(
-                    "two ranks share a GPU, and would wait for each other's turns there".into(),
-                ));
-            }
-            gpus.push(offer.gpu);
             let address = if rank == me {
                 self.opened.push(None);
                 self.window.address()
@@ -286,6 +286,24 @@ impl Exchange {
         self.table = Table::new(device, table)?;
         self.stop.word().store(0, Ordering::Relaxed);
         device.wait();
+        Ok(())
+    }
+
+    /// What can be known without opening anything.
+    fn check(&self, members: &[&Offer], apart: bool) -> Result<(), KernelError> {
+        let refused = |why: &str| Err(KernelError::Sharing(why.into()));
+        if !members
+            .iter()
+            .all(|offer| self.process.sees(&offer.process))
+        {
+            return refused("a rank is on another machine, or in another PID namespace");
+        }
+        let mut gpus: Vec<[u8; 16]> = members.iter().map(|offer| offer.gpu).collect();
+        gpus.sort_unstable();
+        gpus.dedup();
+        if apart && gpus.len() < members.len() {
+            return refused("two ranks share a GPU, and would wait for each other's turns there");
+        }
         Ok(())
     }
 
