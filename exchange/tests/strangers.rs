@@ -187,6 +187,15 @@ fn a_wrong_frame_ends_the_link() {
             .into(),
         ),
         (
+            frame(raw::SHARE, [0, 0, 0, 1025], [1, 0, 0]),
+            FrameError::TooMany {
+                what: "shared bytes",
+                count: 1025,
+                limit: 1024,
+            }
+            .into(),
+        ),
+        (
             frame(raw::START, [3, 0, 0, 0], [1, 0, 0]),
             FrameError::Stray { kind: "start" }.into(),
         ),

@@ -12,6 +12,7 @@ pub const REFUSED: u8 = 3;
 pub const HEARTBEAT: u8 = 4;
 pub const START: u8 = 5;
 pub const DISPATCH: u8 = 6;
+pub const SHARE: u8 = 8;
 
 pub struct Header {
     pub kind: u8,
@@ -23,7 +24,7 @@ pub struct Header {
 
 impl Header {
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = b"MRX\x01".to_vec();
+        let mut bytes = b"MRX\x02".to_vec();
         bytes.extend([self.kind, 0, 0, 0]);
         bytes.extend(self.short.iter().flat_map(|value| value.to_le_bytes()));
         bytes.extend(self.long.iter().flat_map(|value| value.to_le_bytes()));

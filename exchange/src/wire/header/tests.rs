@@ -85,7 +85,7 @@ proptest! {
 #[test]
 fn another_version_is_named() {
     let mut bytes = Header::bare(Kind::Heartbeat).encode();
-    bytes[3] = 2;
-    let why = FrameError::Version { ours: 1, theirs: 2 };
+    bytes[3] = 1;
+    let why = FrameError::Version { ours: 2, theirs: 1 };
     assert_eq!(Header::decode(&bytes, &LIMITS), Err(why));
 }
