@@ -107,8 +107,9 @@ def test_the_containerfile_parses_and_runs_the_same_script():
     nixl = re.search(r'"nixl-cu12==\$version"', tools)
     version = re.search(r"local version=([0-9.]+) dir\n  dir=\"\$tools/nixl", tools)[1]
     assert nixl and steps[1].endswith(f"pip install --no-deps --target /nixl nixl-cu12=={version}"), "as the tests have it"
-    version = re.search(r"local version=([0-9.]+) dir\n  dir=\"\$tools/cuda", tools)[1]
-    wheels = re.findall(r'"(nvidia-[a-z-]+)==\$version\.\*"', tools)
+    compiler = re.search(r"^cuda_compiler\(\) \{\n(.*?)^\}", tools, re.M | re.S)[1]
+    version = re.search(r"local version=([0-9.]+) dir\n  dir=\"\$tools/cuda", compiler)[1]
+    wheels = re.findall(r'"(nvidia-[a-z-]+)==\$version\.\*"', compiler)
     assert len(wheels) == 5 and steps[2].endswith("--target /cuda " + " ".join(f'"{it}=={version}.*"' for it in wheels))
     assert steps[3].endswith("cargo build --release --locked -p millrace --features operator,nixl,cuda")
     assert steps[4].endswith("image/rootfs /rootfs --binary target/release/millrace --etcd yes --nixl /nixl")
