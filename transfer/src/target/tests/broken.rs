@@ -92,12 +92,10 @@ fn what_only_a_broken_peer_sends_is_refused_and_lands_nowhere() {
         }),
     ];
     for &wire in ALL {
-        // By NIXL a connection takes a second.
-        let rounds = if wire == Wire::Nixl { 2 } else { ROUNDS };
         for (kind, seq, act) in cases {
             let scene = Scene::new(config());
             let (lease, grant) = scene.target.grant(&[1, 2], None).unwrap();
-            for round in 1..=rounds {
+            for round in 1..=ROUNDS {
                 let mut peer = Peer::new(&grant, wire);
                 act(&mut peer, &grant);
                 peer.refused(*seq, *kind);
