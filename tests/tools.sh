@@ -25,18 +25,23 @@ python_env() {
   fi
 }
 
+# wheels_into DIR WHAT PACKAGE...: what Python packages hold, without those that they ask for, in a folder of its own.
+wheels_into() {
+  local dir=$1 what=$2
+  shift 2
+  [ ! -e "$dir/complete" ] || return 0
+  echo "installing $what into $dir (once)"
+  rm -rf "$dir"
+  python_env && "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$dir" "$@" || return 1
+  touch "$dir/complete"
+}
+
 # nixl_library: NIXL, from its wheel for Python, which also asks for torch; that is of no use here. Sets where
 # programs find it.
 nixl_library() {
   local version=1.5.1 dir
   dir="$tools/nixl-$version"
-  if [ ! -e "$dir/complete" ]; then
-    echo "installing NIXL $version into $dir (once)"
-    rm -rf "$dir"
-    python_env && "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$dir" \
-      "nixl-cu12==$version" || return 1
-    touch "$dir/complete"
-  fi
+  wheels_into "$dir" "NIXL $version" "nixl-cu12==$version" || return 1
   export LD_LIBRARY_PATH="$dir/.nixl_cu12.mesonpy.libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
   export NIXL_PLUGIN_DIR="$dir/nixl_cu12.libs/nixl"
 }
@@ -47,14 +52,8 @@ cuda_compiler() {
   [ -z "${NVCC:-}" ] || return 0
   local version=13.0 dir
   dir="$tools/cuda-$version"
-  if [ ! -e "$dir/complete" ]; then
-    echo "installing nvcc $version into $dir (once)"
-    rm -rf "$dir"
-    python_env && "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$dir" \
-      "nvidia-cuda-nvcc==$version.*" "nvidia-nvvm==$version.*" "nvidia-cuda-crt==$version.*" \
-      "nvidia-cuda-runtime==$version.*" "nvidia-cuda-cccl==$version.*" || return 1
-    touch "$dir/complete"
-  fi
+  wheels_into "$dir" "nvcc $version" "nvidia-cuda-nvcc==$version.*" "nvidia-nvvm==$version.*" \
+    "nvidia-cuda-crt==$version.*" "nvidia-cuda-runtime==$version.*" "nvidia-cuda-cccl==$version.*" || return 1
   export NVCC="$dir/nvidia/cu13/bin/nvcc"
 }
 
@@ -65,13 +64,8 @@ cuda_sanitizer() {
   COMPUTE_SANITIZER=$(command -v compute-sanitizer) && return 0
   local version=13.0 dir
   dir="$tools/sanitizer-$version"
-  if [ ! -e "$dir/complete" ]; then
-    echo "installing compute-sanitizer $version into $dir (once)"
-    rm -rf "$dir"
-    python_env && "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$dir" \
-      "nvidia-cuda-sanitizer-api==$version.*" || return 1
-    chmod +x "$dir/nvidia/cu13/bin/compute-sanitizer" && touch "$dir/complete"
-  fi
+  wheels_into "$dir" "compute-sanitizer $version" "nvidia-cuda-sanitizer-api==$version.*" &&
+    chmod +x "$dir/nvidia/cu13/bin/compute-sanitizer" || return 1
   COMPUTE_SANITIZER="$dir/nvidia/cu13/bin/compute-sanitizer"
 }
 

@@ -149,9 +149,7 @@ pub(crate) fn join<B: Backend>(
 /// The largest parcel: all rows of a step, each with all of its experts at one rank.
 fn limits<B: Backend>(engine: &Engine<B>, shape: Shape) -> FrameLimits {
     let model = engine.model();
-    let config = engine.config();
-    // As the engine has it: a draft besides every running sequence's token.
-    let rows = config.max_batch_tokens.max(2 * config.max_running);
+    let rows = engine.config().most_rows();
     FrameLimits {
         hidden: model.common.hidden_size,
         rows,
