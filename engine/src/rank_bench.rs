@@ -11,7 +11,7 @@ use millrace_model::{checkpoint::Checkpoint, config::ModelConfig};
 use crate::{
     EngineConfig, EngineError, ExpertError, ExpertPath, GroupRank,
     config::LoadProgress,
-    engine::devices::everyone,
+    engine::devices::{everyone, table},
     experts::{moe_layers, shape},
     forward::{Forward, Ranks, Slots, Wanted, page_layout},
     sampling::Want,
@@ -215,8 +215,8 @@ fn group(model: &ModelConfig, bench: &RankShape) -> Result<(GroupRank, ReplicaTa
         rank: 0,
         path: ExpertPath::Devices,
     };
-    let (entries, replicas) = Choice::new(&everyone(&rank), 0).words();
-    Ok((rank, ReplicaTable { entries, replicas }))
+    let table = table(&Choice::new(&everyone(&rank), 0));
+    Ok((rank, table))
 }
 
 /// Puts numbers of a trained model's size into all pages: what is all zero costs a device less power.

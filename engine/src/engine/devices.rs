@@ -146,7 +146,8 @@ impl<B: Backend> Devices<B> {
     }
 }
 
-fn table(choice: &Choice) -> ReplicaTable {
+/// Which replicas rows take, as devices look it up.
+pub(crate) fn table(choice: &Choice) -> ReplicaTable {
     let (entries, replicas) = choice.words();
     ReplicaTable { entries, replicas }
 }

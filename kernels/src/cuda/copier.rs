@@ -8,11 +8,8 @@ use super::device::Device;
 use super::error::CudaError;
 use super::memory::no_room;
 use super::params::Address;
+use super::sharing;
 use crate::{CopyPart, KernelError, PageCopier, PageCopy, RingMemory};
-
-/// The driver cuts smaller allocations out of larger ones, and a handle names the whole. From this size on an
-/// allocation is its own.
-const OWN_ALLOCATION: usize = 2 << 20;
 
 /// Copies pages on a stream of its own, beside what computes.
 pub struct Copier {
@@ -150,7 +147,7 @@ impl PageCopier for Copier {
     fn make_ring(&self, bytes: usize) -> Result<(RingMemory, Vec<u8>), KernelError> {
         let failed = |error: DriverError| KernelError::Device(error.to_string());
         self.device.context().bind_to_thread().map_err(failed)?;
-        let asked = bytes.next_multiple_of(OWN_ALLOCATION);
+        let asked = bytes.next_multiple_of(sharing::OWN_ALLOCATION);
         // SAFETY: a plain allocation. Nobody reads of it what was not written there before.
         let address = unsafe { result::malloc_sync(asked) }
             .map_err(|_| no_room("a ring for pages of another device", bytes))?;
@@ -159,32 +156,16 @@ impl PageCopier for Copier {
             address,
             is_ours: true,
         };
-        let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
-        // SAFETY: a local, and the start of an allocation.
-        let shared = unsafe { sys::cuIpcGetMemHandle(&raw mut handle, address) };
-        shared.result().map_err(|error| {
-            KernelError::Sharing(format!("the driver gives no handle of it ({error})"))
-        })?;
-        let handle = handle.reserved.map(|byte| byte as u8).to_vec();
+        let handle = sharing::handle_of(address)?.to_vec();
         Ok((ring.memory(), handle))
     }
 
     fn open_ring(&self, handle: &[u8], bytes: usize) -> Result<RingMemory, KernelError> {
         let failed = |error: DriverError| KernelError::Device(error.to_string());
-        let reserved = <[u8; 64]>::try_from(handle)
-            .map_err(|_| KernelError::Sharing(format!("its handle has {} bytes", handle.len())))?
-            .map(|byte| byte as std::ffi::c_char);
+        let handle = <[u8; 64]>::try_from(handle)
+            .map_err(|_| KernelError::Sharing(format!("its handle has {} bytes", handle.len())))?;
         self.device.context().bind_to_thread().map_err(failed)?;
-        let mut address = 0;
-        let lazily = sys::CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS as u32;
-        // SAFETY: a local, and a handle of the right size, which the driver checks.
-        let opened = unsafe {
-            let handle = sys::CUipcMemHandle { reserved };
-            sys::cuIpcOpenMemHandle_v2(&raw mut address, handle, lazily)
-        };
-        opened.result().map_err(|error| {
-            KernelError::Sharing(format!("the driver does not open it here ({error})"))
-        })?;
+        let address = sharing::open(handle)?;
         let ring = Ring {
             device: self.device.clone(),
             address,

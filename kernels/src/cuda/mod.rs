@@ -29,6 +29,7 @@ mod ops;
 mod params;
 mod profile;
 mod rows;
+mod sharing;
 mod tensor;
 mod uploads;
 mod weights;

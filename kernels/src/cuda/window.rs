@@ -9,15 +9,13 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-use cudarc::driver::{DriverError, sys};
+use cudarc::driver::sys;
 
 use super::device::Device;
 use super::memory::Memory;
 use super::params::Address;
+use super::sharing;
 use crate::KernelError;
-
-/// The driver cuts smaller allocations out of larger ones, and a handle names the whole.
-const OWN_ALLOCATION: usize = 2 << 20;
 
 /// What others need to reach a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -139,20 +137,15 @@ impl Guest {
 
 impl Window {
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Window, KernelError> {
-        let asked = bytes.next_multiple_of(OWN_ALLOCATION);
+        let asked = bytes.next_multiple_of(sharing::OWN_ALLOCATION);
         let memory = Memory::new(device, asked, "the exchange of experts' rows")?;
-        let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
         device.bind();
-        // SAFETY: a local, and the start of an allocation.
-        let shared = unsafe { sys::cuIpcGetMemHandle(&raw mut handle, memory.address()) };
-        shared.result().map_err(|error| {
-            KernelError::Sharing(format!("the driver gives no handle of it ({error})"))
-        })?;
+        let handle = sharing::handle_of(memory.address())?;
         // Zeroed before anyone writes there.
         device.wait();
         Ok(Window {
             memory: Some(memory),
-            handle: handle.reserved.map(|byte| byte as u8),
+            handle,
             guests: Vec::new(),
             strangers: false,
         })
@@ -237,7 +230,10 @@ impl Opened {
             device: device.clone(),
             offer: *offer,
             address: match by_handle {
-                true => open(device, offer)?,
+                true => {
+                    device.bind();
+                    sharing::open(offer.handle)?
+                }
                 false => offer.address,
             },
             by_handle,
@@ -257,22 +253,6 @@ impl Opened {
         };
         self.offer == offer
     }
-}
-
-fn open(device: &Device, offer: &Offer) -> Result<Address, KernelError> {
-    let refused = |error: DriverError| {
-        KernelError::Sharing(format!("the driver does not open it here ({error})"))
-    };
-    device.bind();
-    let handle = sys::CUipcMemHandle {
-        reserved: offer.handle.map(|byte| byte as std::ffi::c_char),
-    };
-    let lazily = sys::CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS as u32;
-    let mut address = 0;
-    // SAFETY: a local, and a handle of the right size, which the driver checks.
-    let opened = unsafe { sys::cuIpcOpenMemHandle_v2(&raw mut address, handle, lazily) };
-    opened.result().map_err(refused)?;
-    Ok(address)
 }
 
 impl Drop for Opened {
