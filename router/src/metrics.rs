@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use millrace_telemetry::buckets;
+use prometheus::core::Collector as _;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -30,6 +31,7 @@ pub struct Metrics {
     prompt_tokens: IntCounter,
     cached_prompt_tokens: IntCounter,
     generation_tokens: IntCounter,
+    generation_updates: IntCounter,
     prompt_length: Histogram,
     generation_length: Histogram,
     success: IntCounterVec,
@@ -40,6 +42,7 @@ pub struct Metrics {
     pairings: IntCounterVec,
     overlap_tokens: IntCounterVec,
     paired_tokens: IntCounter,
+    arrivals: IntCounter,
     admission_rejections: IntCounterVec,
     replays: IntCounterVec,
     prefill_retries: IntCounter,
@@ -137,6 +140,10 @@ impl Metrics {
                 "generation_tokens_total",
                 "Generated tokens given to clients",
             )?,
+            generation_updates: make.counter(
+                "router_generation_updates_total",
+                "Updates from workers that brought tokens: one a step, with more than one token where drafts were right",
+            )?,
             prompt_length: make.tokens("request_prompt_tokens", "Prompt tokens of a request")?,
             generation_length: make.tokens(
                 "request_generation_tokens",
@@ -174,6 +181,10 @@ impl Metrics {
             )?,
             paired_tokens: make
                 .counter("router_pairing_tokens_total", "Tokens of paired sequences")?,
+            arrivals: make.counter(
+                "router_arrivals_total",
+                "Sequences that asked for a turn, refused ones included",
+            )?,
             admission_rejections: make.counters(
                 "router_admission_rejections_total",
                 "Requests refused because too much was waiting",
@@ -216,6 +227,11 @@ impl Metrics {
         self.waiting.set(waiting.into());
     }
 
+    /// A request of so many sequences asks for a turn.
+    pub fn asked(&self, sequences: u32) {
+        self.arrivals.inc_by(sequences.into());
+    }
+
     pub fn admission_refused(&self, full: AdmissionFull) {
         self.admission_rejections
             .with_label_values(&[full.label()])
@@ -239,6 +255,11 @@ impl Metrics {
         if let Some(prefill) = prefill {
             self.prefill.observe(prefill.as_secs_f64());
         }
+    }
+
+    /// An update from a worker brought tokens.
+    pub fn updated(&self) {
+        self.generation_updates.inc();
     }
 
     /// `count` tokens came, `after` the ones before them (`None` for the first).
@@ -358,6 +379,80 @@ impl Metrics {
     pub fn reloaded(&self, what: &'static str, adopted: bool) {
         let result = if adopted { "ok" } else { "error" };
         self.reloads.with_label_values(&[what, result]).inc();
+    }
+
+    /// What came in so far and how it was served.
+    pub fn traffic(&self) -> Traffic {
+        let refused = [AdmissionFull::Sequences, AdmissionFull::Tokens];
+        let refused = refused.map(|full| {
+            self.admission_rejections
+                .with_label_values(&[full.label()])
+                .get()
+        });
+        Traffic {
+            arrived: self.arrivals.get(),
+            refused: refused.iter().sum(),
+            prompt_tokens: self.prompt_tokens.get(),
+            cached_prompt_tokens: self.cached_prompt_tokens.get(),
+            generated_tokens: self.generation_tokens.get(),
+            updates: self.generation_updates.get(),
+            queue_seconds: Distribution::of(&self.queue),
+            first_token_seconds: Distribution::of(&self.ttft),
+            inter_token_seconds: Distribution::of(&self.inter_token),
+            prompt_length: Distribution::of(&self.prompt_length),
+            generation_length: Distribution::of(&self.generation_length),
+        }
+    }
+}
+
+/// Sums over everything that came in at a router since it started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traffic {
+    /// Sequences that asked for a turn, refused ones included.
+    pub arrived: u64,
+    /// Requests refused because too much was waiting.
+    pub refused: u64,
+    /// Of those that got a turn.
+    pub prompt_tokens: u64,
+    pub cached_prompt_tokens: u64,
+    pub generated_tokens: u64,
+    /// In which these tokens came.
+    pub updates: u64,
+    pub queue_seconds: Distribution,
+    pub first_token_seconds: Distribution,
+    pub inter_token_seconds: Distribution,
+    pub prompt_length: Distribution,
+    pub generation_length: Distribution,
+}
+
+/// What a histogram has counted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distribution {
+    /// Upper, inclusive.
+    pub bounds: Vec<f64>,
+    /// One more than bounds; not cumulative.
+    pub counts: Vec<u64>,
+    pub sum: f64,
+}
+
+impl Distribution {
+    fn of(histogram: &Histogram) -> Distribution {
+        let families = histogram.collect();
+        let told = families[0].get_metric()[0].get_histogram();
+        let (mut bounds, mut counts, mut below) = (Vec::new(), Vec::new(), 0);
+        for bucket in told.get_bucket() {
+            if bucket.upper_bound().is_finite() {
+                bounds.push(bucket.upper_bound());
+                counts.push(bucket.cumulative_count() - below);
+                below = bucket.cumulative_count();
+            }
+        }
+        counts.push(told.get_sample_count() - below);
+        Distribution {
+            bounds,
+            counts,
+            sum: told.get_sample_sum(),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::experts::{Groups, Summary};
 use crate::fleet::roster::Roster;
 use crate::fleet::{RefusedWorker, Role, Worker};
 use crate::frontend::Frontend;
+use crate::metrics::{self, Metrics};
 
 /// The least time between two views.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -25,6 +26,7 @@ pub fn service(
     frontend: Frontend,
     roster: Arc<Roster>,
     groups: Arc<Groups>,
+    metrics: Arc<Metrics>,
 ) -> FleetServer<impl Fleet> {
     let names = frontend.models().into_iter().map(|card| card.name);
     let view = View {
@@ -32,6 +34,9 @@ pub fn service(
         frontend,
         roster,
         groups,
+        metrics,
+        incarnation: rand::random(),
+        started: Instant::now(),
     };
     FleetServer::new(FleetService {
         view: Arc::new(view),
@@ -64,7 +69,7 @@ impl Fleet for FleetService {
 /// One stream.
 struct Watcher {
     view: Arc<View>,
-    /// What was shown last, and when.
+    /// What was shown last, and when; without the traffic, which is always news and seldom urgent.
     last: Option<(proto::FleetView, Instant)>,
 }
 
@@ -80,7 +85,8 @@ impl Watcher {
             };
             if self.last.as_ref().is_none_or(is_news) {
                 self.last = Some((view.clone(), now));
-                return Some((Ok(view), self));
+                let traffic = Some(self.view.traffic());
+                return Some((Ok(proto::FleetView { traffic, ..view }), self));
             }
         }
     }
@@ -90,10 +96,15 @@ struct View {
     frontend: Frontend,
     roster: Arc<Roster>,
     groups: Arc<Groups>,
+    metrics: Arc<Metrics>,
     served_name: String,
+    /// Random for each life of a router.
+    incarnation: u64,
+    started: Instant,
 }
 
 impl View {
+    /// All but the traffic.
     fn now(&self) -> proto::FleetView {
         let (workers, refused) = {
             let state = self.roster.lock();
@@ -112,7 +123,36 @@ impl View {
             waiting: self.frontend.waiting().into(),
             leading: self.groups.is_leading(),
             served_name: self.served_name.clone(),
+            traffic: None,
         }
+    }
+
+    fn traffic(&self) -> proto::Traffic {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let sums = self.metrics.traffic();
+        proto::Traffic {
+            incarnation: self.incarnation,
+            seconds,
+            arrived: sums.arrived,
+            refused: sums.refused,
+            prompt_tokens: sums.prompt_tokens,
+            cached_prompt_tokens: sums.cached_prompt_tokens,
+            generated_tokens: sums.generated_tokens,
+            updates: sums.updates,
+            queue_seconds: Some(distribution(sums.queue_seconds)),
+            first_token_seconds: Some(distribution(sums.first_token_seconds)),
+            inter_token_seconds: Some(distribution(sums.inter_token_seconds)),
+            prompt_length: Some(distribution(sums.prompt_length)),
+            generation_length: Some(distribution(sums.generation_length)),
+        }
+    }
+}
+
+fn distribution(seen: metrics::Distribution) -> proto::Distribution {
+    proto::Distribution {
+        bounds: seen.bounds,
+        counts: seen.counts,
+        sum: seen.sum,
     }
 }
 
@@ -138,6 +178,10 @@ fn worker(worker: &Worker, reason: Option<String>) -> proto::FleetWorker {
         waiting: load.waiting,
         group: place.map(|place| place.group.clone()).unwrap_or_default(),
         rank: place.map_or(0, |place| place.member.id.rank as u32),
+        max_running: description.max_running,
+        waiting_tokens: load.waiting_tokens,
+        kv_pages: description.kv_pages,
+        free_pages: load.free_pages,
     }
 }
 

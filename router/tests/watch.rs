@@ -13,7 +13,7 @@ use millrace_router::config::ExpertsConfig;
 async fn the_first_view_comes_at_once_and_others_with_every_change() {
     let router = Router::start(one_at_a_time(8)).await;
     let mut watch = Watch::open(&router).await;
-    let empty = watch.next().await;
+    let empty = without_traffic(watch.next().await);
     let expected = proto::FleetView {
         leading: true,
         served_name: "tiny-r1".into(),
@@ -48,8 +48,50 @@ async fn the_first_view_comes_at_once_and_others_with_every_change() {
     assert_eq!(reason(&view, "d0"), "draining");
     worker.kill();
     let gone = watch.until(|view| view.workers.is_empty()).await;
-    assert_eq!(gone, expected);
-    assert_eq!(watch.next().await, gone, "a sign of life");
+    assert_eq!(without_traffic(gone), expected);
+    let alive = without_traffic(watch.next().await);
+    assert_eq!(alive, expected, "a sign of life");
+}
+
+fn without_traffic(mut view: proto::FleetView) -> proto::FleetView {
+    view.traffic.take().expect("with every view");
+    view
+}
+
+#[tokio::test]
+async fn traffic_is_summed_up_from_the_arrival_to_the_last_token() {
+    let router = Router::start(limits()).await;
+    let mut watch = Watch::open(&router).await;
+    let before = watch.next().await.traffic.unwrap();
+    assert_eq!((before.arrived, before.generated_tokens), (0, 0));
+
+    let worker = Worker::decode_with(&router, "d0", 100).await;
+    watch.until_available(&["d0"]).await;
+    for _ in 0..3 {
+        let stream = router.complete(request(&[1, 2, 3, 4, 5], 4)).await.unwrap();
+        read_all(stream, 1).await.unwrap();
+    }
+    let done = |view: &proto::FleetView| view.traffic.as_ref().unwrap().generated_tokens == 12;
+    let view = watch.until(done).await;
+    let shown = &view.workers[0];
+    assert_eq!((shown.max_running, shown.kv_pages), (64, 1000));
+    let now = view.traffic.unwrap();
+    assert_eq!(now.incarnation, before.incarnation);
+    assert!(now.seconds > before.seconds);
+    assert_eq!((now.arrived, now.refused), (3, 0));
+    assert_eq!((now.prompt_tokens, now.updates), (15, 12));
+    let seen = |distribution: &Option<proto::Distribution>| {
+        let told = distribution.as_ref().unwrap();
+        assert_eq!(told.counts.len(), told.bounds.len() + 1);
+        told.counts.iter().sum::<u64>()
+    };
+    assert_eq!(seen(&now.queue_seconds), 3);
+    assert_eq!(seen(&now.first_token_seconds), 3);
+    assert_eq!(seen(&now.inter_token_seconds), 9);
+    assert_eq!(seen(&now.generation_length), 3);
+    let length = now.prompt_length.unwrap();
+    assert_eq!((length.counts[3], length.sum), (3, 15.0), "(4, 8]");
+    drop(worker);
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ impl Admission {
     /// # Errors
     /// `Overloaded`, at once, if the queue is full.
     pub fn ask(&self, sequences: u32, prompt_tokens: u64) -> Result<Turn, RequestError> {
+        self.shared.metrics.asked(sequences);
         let mut state = self.shared.state.lock();
         let turn = match state.queue.ask(
             Entry {

@@ -67,6 +67,9 @@ pub struct SequenceMeter {
 impl SequenceMeter {
     /// The workers sent something.
     pub fn received(&self, update: &Update) {
+        if !update.tokens.is_empty() {
+            self.metrics.updated();
+        }
         if let Some(first) = &update.first {
             self.metrics
                 .prompt_done(first.cached_tokens, first.timing.map(|t| t.prefill));

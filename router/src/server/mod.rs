@@ -283,7 +283,12 @@ fn spawn_membership(
     frontend: Frontend,
 ) -> Server {
     tokio::spawn(async move {
-        let watch = crate::watch::service(frontend, Arc::clone(&roster), Arc::clone(&groups));
+        let watch = crate::watch::service(
+            frontend,
+            Arc::clone(&roster),
+            Arc::clone(&groups),
+            Arc::clone(&metrics),
+        );
         membership::server()
             .add_service(membership::service(roster, groups, metrics))
             .add_service(watch)

@@ -104,7 +104,7 @@ impl Router {
         let address = listener.local_addr().unwrap().to_string();
         let (served, watched, attached) = (groups.clone(), frontend.clone(), roster.clone());
         let server = tokio::spawn(async move {
-            let watch = watch::service(watched, roster.clone(), served.clone());
+            let watch = watch::service(watched, roster.clone(), served.clone(), metrics.clone());
             let service = membership::service(roster, served, metrics);
             let incoming = TcpIncoming::from(listener);
             membership::server()

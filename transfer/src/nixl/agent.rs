@@ -17,6 +17,14 @@ use crate::memory::{MemoryKind, MemoryRegion, Source};
 const PLUGIN: &str = "UCX";
 const LIBRARY: &CStr = c"libnixl_capi.so";
 
+/// Settings of UCX; variables of the environment come before them.
+///
+/// Where UCX waits for a socket to connect, a peer that dies between being connected to and being
+/// greeted ends this process, too: its endpoint fails while it is being made, is used all the same,
+/// and an assertion about it aborts. It also keeps every other peer waiting for one that does not
+/// answer.
+const UCX_CONFIG: &str = "TCP_CONN_NB=y";
+
 /// One NIXL agent with a UCX worker, and a thread of NIXL's that keeps it going.
 ///
 /// Fields are dropped in order: whatever the agent may still read or write goes after it.
@@ -87,7 +95,10 @@ impl Agent {
             });
         }
         // Not waiting for a peer that may be dead is what closing is for here.
-        let mut parameters = vec![("ucx_ep_close_force", "true".to_owned())];
+        let mut parameters = vec![
+            ("ucx_ep_close_force", "true".to_owned()),
+            ("engine_config", UCX_CONFIG.to_owned()),
+        ];
         if !config.devices.is_empty() {
             parameters.push(("device_list", config.devices.join(", ")));
         }
