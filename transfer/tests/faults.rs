@@ -276,6 +276,28 @@ fn a_peer_killed_before_during_and_after_a_write_costs_nothing() {
 }
 
 #[test]
+fn peers_that_go_while_they_connect_hinder_nobody() {
+    let pool = Pool::new(PAGE, PAGES);
+    let target = bind(&pool, LONG);
+    for &wire in ALL {
+        for round in 0..100 {
+            let going = initiator(wire, LONG);
+            let (lease, grant) = target.grant(&[0], None).unwrap();
+            let mut writer = going.open(&grant).unwrap();
+            let _ = writer.write(0, Source::from_bytes(pattern(1, 0, PAGE)));
+            // From before the connection is there until after it.
+            std::thread::sleep(Duration::from_micros(200) * round);
+            drop((writer, going));
+            let _ = lease.revoke();
+        }
+        let mut peer = Peer::start(wire);
+        works(&pool, &target, &mut peer);
+        drop(peer);
+        wait_until("all connections go", || connections(&target) == 0);
+    }
+}
+
+#[test]
 fn a_peer_stopped_in_a_write_and_resumed_after_revocation_lands_nothing() {
     let pool = Pool::new(PAGE, PAGES);
     let target = bind(&pool, LONG);
