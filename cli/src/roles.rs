@@ -167,6 +167,7 @@ pub fn router(args: RouterArgs) -> anyhow::Result<Outcome> {
     logs::init(args.process.log_format)?;
     let config = args.config()?;
     process::runtime()?.block_on(async {
+        let _traces = process::traces("millrace-router", None)?;
         millrace_router::run(config, |_| {}, process::stopped()?).await?;
         Ok(Outcome::Done)
     })
@@ -179,7 +180,8 @@ pub fn prefill(args: WorkerArgs) -> anyhow::Result<Outcome> {
         transport: transport(&args.engine),
         nixl: nixl(&args.engine),
     };
-    process::run_worker(args.observer(), |observer, stopped| {
+    let (id, tell) = (args.worker_id.as_deref(), args.observer());
+    process::run_worker("millrace-prefill", id, tell, |observer, stopped| {
         millrace_prefill::run(config, observer, stopped)
     })
 }
@@ -196,7 +198,8 @@ pub fn decode(args: DecodeArgs) -> anyhow::Result<Outcome> {
         nixl: nixl(&args.worker.engine),
         ..DecodeConfig::default()
     };
-    process::run_worker(args.worker.observer(), |observer, stopped| {
+    let (id, tell) = (args.worker.worker_id.as_deref(), args.worker.observer());
+    process::run_worker("millrace-decode", id, tell, |observer, stopped| {
         millrace_decode::run(config, observer, stopped)
     })
 }

@@ -14,14 +14,14 @@ pub struct Timing {
     pub prefill_seconds: f64,
 }
 
-/// `timing` is called for the first output of a request.
-pub fn update(output: Output, timing: impl FnOnce() -> Timing) -> wire::GenerateUpdate {
+/// `timing` comes with the first output of a request.
+pub fn update(output: Output, timing: Option<Timing>) -> wire::GenerateUpdate {
     let mut update = wire::GenerateUpdate {
         tokens: output.tokens.into_iter().map(token_to_wire).collect(),
         ..wire::GenerateUpdate::default()
     };
-    if let Some(start) = output.start {
-        set_start(&mut update, start, timing());
+    if let (Some(start), Some(timing)) = (output.start, timing) {
+        set_start(&mut update, start, timing);
     }
     if let Some(finish) = output.finish {
         update.finish = match finish.reason {

@@ -276,8 +276,7 @@ impl Metrics {
     /// A sequence ended with `tokens` generated, `decoding` after its first one.
     pub fn sequence_ended(&self, outcome: Outcome, tokens: u32, decoding: Option<Duration>) {
         let reason = match outcome {
-            Outcome::Finished(FinishReason::Stop) => "stop",
-            Outcome::Finished(FinishReason::Length) => "length",
+            Outcome::Finished(reason) => reason.as_str(),
             Outcome::Aborted => "abort",
         };
         self.success.with_label_values(&[reason]).inc();
@@ -295,15 +294,7 @@ impl Metrics {
     }
 
     pub fn failed(&self, error: &RequestError) {
-        let reason = match error {
-            RequestError::Invalid { .. } => "invalid",
-            RequestError::UnknownModel { .. } => "unknown_model",
-            RequestError::Overloaded { .. } => "overloaded",
-            RequestError::Unavailable { .. } => "unavailable",
-            RequestError::Deadline { .. } => "deadline",
-            RequestError::Internal { .. } => "internal",
-        };
-        self.failures.with_label_values(&[reason]).inc();
+        self.failures.with_label_values(&[error.label()]).inc();
     }
 
     /// Attached workers of a role.

@@ -32,6 +32,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use millrace_telemetry::traces::Parent;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
@@ -81,9 +82,12 @@ struct Edge {
 
 type Shared = State<Arc<Edge>>;
 
-/// The id of the request at hand, put there by [`identify`].
+/// Whose request is at hand: its id, and the client's span. Put there by [`identify`].
 #[derive(Clone)]
-struct RequestId(String);
+struct Caller {
+    request_id: String,
+    trace: Parent,
+}
 
 /// All HTTP endpoints. `/metrics` shows `metrics`.
 pub fn router(
@@ -164,7 +168,7 @@ fn refuse(refused: Refused) -> Response {
     (challenge, ApiError::unauthorized(refused)).into_response()
 }
 
-/// Gives each request its id, and its answer the same.
+/// Gives each request its id, and its answer the same; sees whose trace it belongs to.
 async fn identify(mut request: Request, next: Next) -> Response {
     const HEADER: HeaderName = HeaderName::from_static("x-request-id");
     let offered = request
@@ -174,7 +178,11 @@ async fn identify(mut request: Request, next: Next) -> Response {
     let id = request_id::choose(offered);
     let header = HeaderValue::from_str(&id);
     let span = tracing::error_span!("http", request_id = %id, method = %request.method(), path = request.uri().path());
-    request.extensions_mut().insert(RequestId(id));
+    let caller = Caller {
+        request_id: id,
+        trace: Parent::of(request.headers()),
+    };
+    request.extensions_mut().insert(caller);
     let mut response = next.run(request).instrument(span).await;
     if let Ok(header) = header {
         response.headers_mut().insert(HEADER, header);
