@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use millrace_telemetry::traces::{TraceError, Traces};
+use millrace_telemetry::traces::Traces;
 use millrace_worker::{
     WorkerError,
     notice::{Notice, Observer},
@@ -43,23 +43,17 @@ pub fn stopped() -> std::io::Result<Stopped> {
     }))
 }
 
-/// Begins to send traces, if that is wanted, under the process' id or, failing that, its host's name and number. Needs a
-/// runtime.
-pub fn traces(service: &'static str, id: Option<&str>) -> Result<Option<Traces>, TraceError> {
-    match id {
-        Some(id) => Traces::start(service, id),
-        None => {
-            let host = std::env::var("HOSTNAME").unwrap_or_default();
-            Traces::start(service, &format!("{host}:{}", std::process::id()))
-        }
-    }
+/// Tells this process from others of its role: its host's name, where the environment has it, and its number.
+pub fn name() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
+    format!("{host}:{}", std::process::id())
 }
 
 /// Runs a worker. Once it serves, a signal lets it drain; before that, while weights load, a signal
 /// ends it at once, since nobody waits for it yet.
 pub fn run_worker<F>(
     service: &'static str,
-    worker_id: Option<&str>,
+    worker_id: &str,
     tell: Observer,
     run: impl FnOnce(Observer, Stopped) -> F,
 ) -> anyhow::Result<Outcome>
@@ -76,7 +70,7 @@ where
     };
     let runtime = runtime()?;
     let result = runtime.block_on(async {
-        let _traces = traces(service, worker_id)?;
+        let _traces = Traces::start(service, worker_id)?;
         let stop = watch::Sender::new(false);
         let (serving, loading) = (told(stop.subscribe()), told(stop.subscribe()));
         let signalled = stopped()?;

@@ -12,6 +12,7 @@ use prometheus::core::Collector as _;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::api::{FinishReason, RequestError};
 use crate::dispatch::AdmissionFull;
@@ -397,7 +398,7 @@ impl Metrics {
 }
 
 /// Sums over everything that came in at a router since it started.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Sequences that asked for a turn, refused ones included.
     pub arrived: u64,
@@ -417,7 +418,7 @@ pub struct Traffic {
 }
 
 /// What a histogram has counted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// Upper, inclusive.
     pub bounds: Vec<f64>,

@@ -82,8 +82,8 @@ class Collector:
 
     def spans(self):
         found = []
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        for line in lines:
+        lines = self.path.read_text().split("\n") if self.path.exists() else [""]
+        for line in lines[:-1]:  # the last is empty, or being written
             for of_resource in json.loads(line).get("resourceSpans", []):
                 resource = attributes(of_resource["resource"])
                 for of_scope in of_resource["scopeSpans"]:

@@ -43,6 +43,7 @@ use super::request_id;
 use crate::Frontend;
 use crate::experts::Groups;
 use crate::metrics;
+use crate::overview::Overview;
 use error::ApiError;
 
 /// Limits of the HTTP edge.
@@ -76,6 +77,7 @@ impl Default for HttpOptions {
 struct Edge {
     frontend: Frontend,
     groups: Arc<Groups>,
+    overview: Arc<Overview>,
     metrics: prometheus::Registry,
     options: HttpOptions,
 }
@@ -93,6 +95,7 @@ struct Caller {
 pub fn router(
     frontend: Frontend,
     groups: Arc<Groups>,
+    overview: Arc<Overview>,
     metrics: prometheus::Registry,
     options: HttpOptions,
 ) -> axum::Router {
@@ -101,6 +104,7 @@ pub fn router(
     let edge = Arc::new(Edge {
         frontend,
         groups,
+        overview,
         metrics,
         options,
     });
@@ -113,6 +117,7 @@ pub fn router(
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/experts", get(probes::experts))
+        .route("/fleet", get(probes::fleet))
         .route("/version", get(probes::version))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -139,11 +144,13 @@ pub fn router(
 pub fn probes(
     frontend: Frontend,
     groups: Arc<Groups>,
+    overview: Arc<Overview>,
     metrics: prometheus::Registry,
 ) -> axum::Router {
     probe_routes().with_state(Arc::new(Edge {
         frontend,
         groups,
+        overview,
         metrics,
         options: HttpOptions::default(),
     }))
