@@ -275,7 +275,7 @@ impl WorkerArgs {
     }
 }
 
-fn engine_config(args: &EngineArgs, max_model_len: Option<usize>) -> EngineConfig {
+pub fn engine_config(args: &EngineArgs, max_model_len: Option<usize>) -> EngineConfig {
     let default = EngineConfig::default();
     EngineConfig {
         max_batch_tokens: args.max_batch_tokens.unwrap_or(default.max_batch_tokens),
