@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn only_the_first_update_has_timing_and_only_the_last_a_reason() {
-        let timing = || Timing {
+        let timing = Timing {
             queue_seconds: 0.5,
             prefill_seconds: 0.25,
         };
@@ -95,7 +95,7 @@ mod tests {
             start: Some(start),
             finish: None,
         };
-        let first = update(first, timing);
+        let first = update(first, Some(timing));
         assert_eq!(first.tokens[0].top.len(), 2);
         assert_eq!(first.cached_tokens, Some(64));
         assert_eq!(first.prompt[0].logprob, None);
@@ -111,7 +111,7 @@ mod tests {
                 stop_token: Some(1),
             }),
         };
-        let last = update(last, || panic!("not the first"));
+        let last = update(last, None);
         assert_eq!(last.timing, None);
         assert_eq!(last.finish(), wire::FinishReason::Stop);
         assert_eq!(last.stop_token_id, Some(1));

@@ -74,12 +74,11 @@ fn solve<const N: usize>(points: &[Point<N>], columns: &[usize]) -> Option<Vec<f
         if rows[at][at].abs() < largest * 1e-12 {
             return None;
         }
-        for other in 0..n {
-            if other != at {
-                let factor = rows[other][at] / rows[at][at];
-                for column in at..=n {
-                    rows[other][column] -= factor * rows[at][column];
-                }
+        let pivot = rows[at].clone();
+        for (_, row) in rows.iter_mut().enumerate().filter(|(i, _)| *i != at) {
+            let factor = row[at] / pivot[at];
+            for (cell, by) in row.iter_mut().zip(&pivot) {
+                *cell -= factor * by;
             }
         }
     }

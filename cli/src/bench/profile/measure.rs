@@ -63,17 +63,28 @@ impl<B: Backend> Measure<B> {
         Ok(chunks)
     }
 
-    /// Whether the pool and the model have room for such a batch.
-    pub fn fits(&self, sequences: usize, context: usize) -> bool {
-        let most = context + A_STEP * (WARM + STEPS + sequences + 1);
-        most <= self.engine.max_model_len()
-            && sequences * most.div_ceil(64) <= self.engine.pool().total()
+    /// Tokens that the first of a batch has when the last steps are timed, at most: those that are prefilled first
+    /// decode while the others still are. `None`: steps have no room for prompts beside so many sequences.
+    fn longest(&self, sequences: usize, context: usize) -> Option<usize> {
+        let beside = A_STEP * (sequences - 1);
+        let left = self.engine.config().max_batch_tokens.checked_sub(beside)?;
+        let steps = sequences * context.div_ceil(left.max(1)) + WARM + STEPS;
+        (left > 0).then(|| context + A_STEP * (steps + 1))
     }
 
-    /// Decodes `sequences` prompts of `context` tokens together.
+    /// Whether steps, the pool and the model have room for such a batch.
+    pub fn fits(&self, sequences: usize, context: usize) -> bool {
+        self.longest(sequences, context).is_some_and(|most| {
+            most <= self.engine.max_model_len()
+                && sequences * most.div_ceil(64) <= self.engine.pool().total()
+        })
+    }
+
+    /// Decodes `sequences` prompts of `context` tokens together, if they [fit](Self::fits).
     pub fn decode(&mut self, sequences: usize, context: usize) -> anyhow::Result<Batch> {
-        // Those that are prefilled first decode while the last ones still are.
-        let most = A_STEP * (WARM + STEPS + sequences) + 1;
+        let longest = self.longest(sequences, context);
+        let most = longest.context("such a batch does not fit")? - context;
+        let before = self.engine.counters();
         let ids = (0..sequences)
             .map(|_| self.submit(context, Kind::Whole, most))
             .collect::<anyhow::Result<Vec<_>>>()?;
@@ -88,7 +99,7 @@ impl<B: Backend> Measure<B> {
         for _ in 0..WARM {
             self.step(&mut |_| {})?;
         }
-        let before = self.engine.counters();
+        let warm = self.engine.counters();
         let mut seconds = Vec::new();
         for _ in 0..STEPS {
             let began = Instant::now();
@@ -103,12 +114,13 @@ impl<B: Backend> Measure<B> {
             );
         }
         let now = self.engine.counters();
-        let generated = (now.generated_tokens - before.generated_tokens) as f64 / sequences as f64;
+        let halfway = (warm.generated_tokens + now.generated_tokens) as f64 / 2.0;
+        let generated = (halfway - before.generated_tokens as f64) / sequences as f64;
         ids.into_iter().for_each(|id| self.engine.abort(id));
         seconds.sort_by(f64::total_cmp);
         Ok(Batch {
             sequences,
-            context: context as f64 + WARM as f64 + generated / 2.0,
+            context: context as f64 + generated,
             seconds: seconds[STEPS / 2],
         })
     }
