@@ -154,7 +154,9 @@ fn autoscaler(title: &str, measured: &Measured) -> String {
             seconds: batch.seconds,
         })
         .collect();
-    let (prefill, decode) = (fit(&chunks), fit(&batches));
+    let (prefill, mut decode) = (fit(&chunks), fit(&batches));
+    // A resource whose steps take no time is refused.
+    decode[0] = decode[0].max(1e-6);
     format!(
         "# {title}; off by {:.0} % at most in prefill and {:.0} % in decode.
 profile:
