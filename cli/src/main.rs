@@ -16,6 +16,8 @@ mod probe;
 mod process;
 mod roles;
 mod style;
+mod terminal;
+mod top;
 mod up;
 mod version;
 
@@ -50,6 +52,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Show where the experts of groups are, how they are loaded, and how that changed
     Experts(experts::ExpertsArgs),
+    /// Show live how busy a deployment is and how long its answers take
+    Top(top::TopArgs),
     /// Run the front door: gRPC, KServe v2 and OpenAI HTTP; workers attach to it
     Router(roles::RouterArgs),
     /// Run a prefill worker: computes prompts and pushes their KV pages to decode workers
@@ -73,6 +77,7 @@ fn main() -> std::process::ExitCode {
         Command::Chat(args) => chat::main(args),
         Command::Bench(args) => bench::main(args),
         Command::Experts(args) => experts::main(args),
+        Command::Top(args) => top::main(args),
         Command::Router(args) => roles::router(args),
         Command::Prefill(args) => roles::prefill(args),
         Command::Decode(args) => roles::decode(args),

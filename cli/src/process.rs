@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use millrace_telemetry::traces::Traces;
 use millrace_worker::{
     WorkerError,
     notice::{Notice, Observer},
@@ -42,9 +43,17 @@ pub fn stopped() -> std::io::Result<Stopped> {
     }))
 }
 
+/// Tells this process from others of its role: its host's name, where the environment has it, and its number.
+pub fn name() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
+    format!("{host}:{}", std::process::id())
+}
+
 /// Runs a worker. Once it serves, a signal lets it drain; before that, while weights load, a signal
 /// ends it at once, since nobody waits for it yet.
 pub fn run_worker<F>(
+    service: &'static str,
+    worker_id: &str,
     tell: Observer,
     run: impl FnOnce(Observer, Stopped) -> F,
 ) -> anyhow::Result<Outcome>
@@ -61,6 +70,7 @@ where
     };
     let runtime = runtime()?;
     let result = runtime.block_on(async {
+        let _traces = Traces::start(service, worker_id)?;
         let stop = watch::Sender::new(false);
         let (serving, loading) = (told(stop.subscribe()), told(stop.subscribe()));
         let signalled = stopped()?;

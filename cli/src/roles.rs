@@ -9,9 +9,10 @@ use millrace_kernels::KvDtype;
 use millrace_prefill::PrefillConfig;
 use millrace_router::config::{AdmissionLimits, Limits, RouterConfig};
 use millrace_telemetry::logs::{self, LogFormat};
+use millrace_telemetry::traces::Traces;
 use millrace_transfer::{NixlConfig, Transport};
 use millrace_worker::{
-    WorkerConfig,
+    Role, WorkerConfig,
     attach::Resolver,
     notice::{Notice, Observer},
 };
@@ -167,6 +168,7 @@ pub fn router(args: RouterArgs) -> anyhow::Result<Outcome> {
     logs::init(args.process.log_format)?;
     let config = args.config()?;
     process::runtime()?.block_on(async {
+        let _traces = Traces::start("millrace-router", &process::name())?;
         millrace_router::run(config, |_| {}, process::stopped()?).await?;
         Ok(Outcome::Done)
     })
@@ -174,19 +176,23 @@ pub fn router(args: RouterArgs) -> anyhow::Result<Outcome> {
 
 pub fn prefill(args: WorkerArgs) -> anyhow::Result<Outcome> {
     logs::init(args.process.log_format)?;
-    let config = PrefillConfig {
+    let mut config = PrefillConfig {
         worker: args.config()?,
         transport: transport(&args.engine),
         nixl: nixl(&args.engine),
     };
-    process::run_worker(args.observer(), |observer, stopped| {
-        millrace_prefill::run(config, observer, stopped)
-    })
+    let id = config.worker.id(Role::Prefill).to_owned();
+    process::run_worker(
+        "millrace-prefill",
+        &id,
+        args.observer(),
+        |observer, stopped| millrace_prefill::run(config, observer, stopped),
+    )
 }
 
 pub fn decode(args: DecodeArgs) -> anyhow::Result<Outcome> {
     logs::init(args.worker.process.log_format)?;
-    let config = DecodeConfig {
+    let mut config = DecodeConfig {
         worker: WorkerConfig {
             aggregated: args.aggregated,
             ..args.worker.config()?
@@ -196,9 +202,13 @@ pub fn decode(args: DecodeArgs) -> anyhow::Result<Outcome> {
         nixl: nixl(&args.worker.engine),
         ..DecodeConfig::default()
     };
-    process::run_worker(args.worker.observer(), |observer, stopped| {
-        millrace_decode::run(config, observer, stopped)
-    })
+    let id = config.worker.id(Role::Decode).to_owned();
+    process::run_worker(
+        "millrace-decode",
+        &id,
+        args.worker.observer(),
+        |observer, stopped| millrace_decode::run(config, observer, stopped),
+    )
 }
 
 impl RouterArgs {
@@ -265,7 +275,7 @@ impl WorkerArgs {
     }
 }
 
-fn engine_config(args: &EngineArgs, max_model_len: Option<usize>) -> EngineConfig {
+pub fn engine_config(args: &EngineArgs, max_model_len: Option<usize>) -> EngineConfig {
     let default = EngineConfig::default();
     EngineConfig {
         max_batch_tokens: args.max_batch_tokens.unwrap_or(default.max_batch_tokens),

@@ -6,8 +6,9 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tracing::{Instrument as _, Span};
 
-use millrace_engine::Kind;
+use millrace_engine::{Kind, PrefillPlace};
 use millrace_proto::worker::v1 as wire;
+use millrace_telemetry::traces;
 use millrace_worker::engine::{ActiveRequest, RequestEvent};
 
 use crate::{
@@ -29,8 +30,10 @@ pub struct Call {
     deadline: Option<Instant>,
     arrived: Instant,
     reserved: Option<Instant>,
+    first: Option<Instant>,
     finished: bool,
     span: Span,
+    trace: traces::Span,
 }
 
 impl Call {
@@ -39,9 +42,15 @@ impl Call {
         context: Arc<Context>,
         generation: Generation,
         deadline: Option<Instant>,
+        trace: traces::Span,
     ) -> Result<Call, Failure> {
         let arrived = Instant::now();
-        let span = tracing::error_span!(parent: &context.span, "request", request_id = generation.request_id);
+        let span = tracing::error_span!(
+            parent: &context.span,
+            "request",
+            request_id = generation.request_id,
+            trace_id = trace.trace_id()
+        );
         let prefill = RemotePrefill::plan(&generation, &context.compatibility);
         let kind = match prefill {
             Some(_) => Kind::Decode,
@@ -65,8 +74,10 @@ impl Call {
             deadline,
             arrived,
             reserved: None,
+            first: None,
             finished: false,
             span,
+            trace,
         })
     }
 
@@ -80,7 +91,10 @@ impl Call {
             Ok(update) => Ok(Some((update, self))),
             Err(failure) => {
                 span.in_scope(|| tracing::warn!(error = %failure, "request failed"));
-                Err(failure.into())
+                let status = Status::from(failure);
+                let code = format_args!("{:?}", status.code());
+                self.trace.failed(code, &status.message());
+                Err(status)
             }
         }
     }
@@ -106,7 +120,13 @@ impl Call {
                 }
                 RequestEvent::Output(output) => {
                     self.finished = output.finish.is_some();
-                    return Ok(update(output, || self.timing()));
+                    let start = output.start.as_ref().map(|start| start.place);
+                    let timing = start.map(|place| self.timing(place));
+                    if let (true, Some(first)) = (self.finished, self.first) {
+                        let (from, until) = (first.into_std(), Instant::now().into_std());
+                        self.trace.past("generate", from, until);
+                    }
+                    return Ok(update(output, timing));
                 }
                 RequestEvent::Failed { message } => return Err(Failure::Computation(message)),
                 RequestEvent::Evicted => return Err(Failure::Evicted),
@@ -124,7 +144,7 @@ impl Call {
         let prefill = prefill.ok_or(Failure::Engine("it reserved pages for no peer"))?;
         let context = self.context.clone();
         tokio::select! {
-            filled = prefill.run(&context, pages, self.deadline) => filled,
+            filled = prefill.run(&context, pages, self.deadline, &self.trace) => filled,
             // Nothing can happen to the request meanwhile, but to the engine.
             event = self.request.next() => Err(match event {
                 Some(RequestEvent::Evicted) => Failure::Evicted,
@@ -134,12 +154,19 @@ impl Call {
     }
 
     /// At the first token.
-    fn timing(&self) -> Timing {
+    fn timing(&mut self, place: PrefillPlace) -> Timing {
         let prefilling = self.reserved.unwrap_or(self.arrived);
+        let now = *self.first.insert(Instant::now());
         let timing = Timing {
             queue_seconds: (prefilling - self.arrived).as_secs_f64(),
-            prefill_seconds: prefilling.elapsed().as_secs_f64(),
+            prefill_seconds: (now - prefilling).as_secs_f64(),
         };
+        let (arrived, prefilling) = (self.arrived.into_std(), prefilling.into_std());
+        self.trace.past("queue", arrived, prefilling);
+        // That of a peer is its own to tell.
+        if place != PrefillPlace::Remote {
+            self.trace.past("prefill", prefilling, now.into_std());
+        }
         let metrics = &self.context.metrics;
         metrics.queue_seconds.observe(timing.queue_seconds);
         metrics.prefill_seconds.observe(timing.prefill_seconds);

@@ -6,6 +6,7 @@ use tokio::time::{Instant, timeout};
 
 use millrace_engine::{PageRef, TokenOutput};
 use millrace_proto::worker::v1 as wire;
+use millrace_telemetry::traces;
 use millrace_worker::{
     Compatibility,
     wire::{sampling_to_wire, token_from_wire},
@@ -58,8 +59,11 @@ impl RemotePrefill {
         context: &Context,
         pages: PagesAtPeer,
         deadline: Option<Instant>,
+        trace: &traces::Span,
     ) -> Result<Filled, Failure> {
         let RemotePrefill { worker, request } = self;
+        let span = trace.call("prefill");
+        span.set_text("millrace.prefill.worker", &worker.id);
         let request = wire::PrefillRequest {
             grant: Some(wire::WriteGrant {
                 descriptor: pages.descriptor().to_vec(),
@@ -67,9 +71,11 @@ impl RemotePrefill {
             first_page: pages.first_page() as u32,
             ..request
         };
-        let answer = ask(context, &worker, request, deadline).await;
+        let answer = ask(context, &worker, request, deadline, &span).await;
         let filled = answer.and_then(|answer| accept(answer, pages, context.vocab_size));
-        filled.map_err(|failure| blame(context, worker, failure, deadline))
+        filled
+            .inspect_err(|failure| span.failed(failure.label(), failure))
+            .map_err(|failure| blame(context, worker, failure, deadline))
     }
 }
 
@@ -79,9 +85,11 @@ async fn ask(
     worker: &PrefillWorker,
     request: wire::PrefillRequest,
     deadline: Option<Instant>,
+    span: &traces::Span,
 ) -> Result<wire::PrefillResponse, PrefillFailure> {
     let mut client = context.peers.client(&worker.address)?;
     let mut request = tonic::Request::new(request);
+    span.send(request.metadata_mut().as_mut());
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let patience = context.prefill_timeout.min(left.unwrap_or(Duration::MAX));
     // The header would end the call on this side, too, with a vaguer error.

@@ -9,6 +9,7 @@ use millrace_proto::worker::v1::{
     GenerateRequest, GenerateUpdate,
     decode_server::{Decode, DecodeServer},
 };
+use millrace_telemetry::traces::{self, Parent};
 use millrace_worker::deadline;
 
 use crate::{call::Call, context::Context, request::Generation};
@@ -37,8 +38,9 @@ impl Decode for Service {
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let deadline = deadline(request.metadata());
+        let span = traces::Span::server("decode", &Parent::of(request.metadata().as_ref()));
         let generation = Generation::from_wire(request.into_inner(), self.context.vocab_size)?;
-        let call = Call::start(self.context.clone(), generation, deadline).await?;
+        let call = Call::start(self.context.clone(), generation, deadline, span).await?;
         // The stream owns the call: when the router drops the one, tonic drops the other.
         Ok(Response::new(Box::pin(try_unfold(call, Call::next))))
     }

@@ -14,14 +14,14 @@ pub struct Timing {
     pub prefill_seconds: f64,
 }
 
-/// `timing` is called for the first output of a request.
-pub fn update(output: Output, timing: impl FnOnce() -> Timing) -> wire::GenerateUpdate {
+/// `timing` comes with the first output of a request.
+pub fn update(output: Output, timing: Option<Timing>) -> wire::GenerateUpdate {
     let mut update = wire::GenerateUpdate {
         tokens: output.tokens.into_iter().map(token_to_wire).collect(),
         ..wire::GenerateUpdate::default()
     };
-    if let Some(start) = output.start {
-        set_start(&mut update, start, timing());
+    if let (Some(start), Some(timing)) = (output.start, timing) {
+        set_start(&mut update, start, timing);
     }
     if let Some(finish) = output.finish {
         update.finish = match finish.reason {
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn only_the_first_update_has_timing_and_only_the_last_a_reason() {
-        let timing = || Timing {
+        let timing = Timing {
             queue_seconds: 0.5,
             prefill_seconds: 0.25,
         };
@@ -95,7 +95,7 @@ mod tests {
             start: Some(start),
             finish: None,
         };
-        let first = update(first, timing);
+        let first = update(first, Some(timing));
         assert_eq!(first.tokens[0].top.len(), 2);
         assert_eq!(first.cached_tokens, Some(64));
         assert_eq!(first.prompt[0].logprob, None);
@@ -111,7 +111,7 @@ mod tests {
                 stop_token: Some(1),
             }),
         };
-        let last = update(last, || panic!("not the first"));
+        let last = update(last, None);
         assert_eq!(last.timing, None);
         assert_eq!(last.finish(), wire::FinishReason::Stop);
         assert_eq!(last.stop_token_id, Some(1));

@@ -11,6 +11,7 @@ use millrace_proto::worker::v1::{
     PrefillRequest, PrefillResponse,
     prefill_server::{Prefill, PrefillServer},
 };
+use millrace_telemetry::traces::{self, Parent};
 use millrace_worker::{
     Compatibility,
     engine::{EngineHandle, RequestEvent},
@@ -41,7 +42,7 @@ impl Service {
 
     /// If this future is dropped (the decode worker hung up), so is the engine's request, and the
     /// delivery tells the receiver that it ends here.
-    async fn answer(&self, job: Job) -> Result<PrefillResponse, Failure> {
+    async fn answer(&self, job: Job, trace: &traces::Span) -> Result<PrefillResponse, Failure> {
         let arrived = Instant::now();
         self.compatibility.check(&job.compatibility)?;
         let Job { first_page, .. } = job;
@@ -58,9 +59,11 @@ impl Service {
             .await?;
         // The engine computes while the connection is made.
         let mut delivery = self.outgoing.open(job.grant).await?;
+        let mut first_page_at = None;
         loop {
             match request.next().await.ok_or(Failure::Stopped)? {
                 RequestEvent::PageFinished { index, page } => {
+                    first_page_at.get_or_insert_with(Instant::now);
                     delivery.write(index - first_page, page).await?;
                 }
                 RequestEvent::Prefilled {
@@ -71,9 +74,16 @@ impl Service {
                     let sampled = Instant::now();
                     let seconds = (sampled - arrived).as_secs_f64();
                     self.metrics.prefill_seconds.observe(seconds);
+                    trace.past("compute", arrived.into_std(), sampled.into_std());
                     let written = delivery.finish().await?;
                     let seconds = sampled.elapsed().as_secs_f64();
                     self.metrics.exposed_seconds.observe(seconds);
+                    if let Some(first_page_at) = first_page_at {
+                        let (from, until) = (first_page_at.into_std(), Instant::now().into_std());
+                        trace.past("transfer", from, until);
+                    }
+                    trace.set("millrace.pages", written.pages as i64);
+                    trace.set("millrace.cached_tokens", cached_tokens as i64);
                     tracing::debug!(pages = written.pages, cached_tokens, "prefilled");
                     return Ok(PrefillResponse {
                         first_token: Some(token_to_wire(first)),
@@ -98,14 +108,23 @@ impl Prefill for Service {
         &self,
         request: Request<PrefillRequest>,
     ) -> Result<Response<PrefillResponse>, Status> {
+        let trace = traces::Span::server("prefill", &Parent::of(request.metadata().as_ref()));
         let job = Job::from_wire(request.into_inner(), self.vocab_size)?;
-        let span = tracing::error_span!(parent: &self.span, "request", request_id = job.request_id);
+        let span = tracing::error_span!(
+            parent: &self.span,
+            "request",
+            request_id = job.request_id,
+            trace_id = trace.trace_id()
+        );
         async {
-            match self.answer(job).await {
+            match self.answer(job, &trace).await {
                 Ok(response) => Ok(Response::new(response)),
                 Err(failure) => {
                     tracing::warn!(error = %failure, "prefill failed");
-                    Err(failure.into())
+                    let status = Status::from(failure);
+                    let code = format_args!("{:?}", status.code());
+                    trace.failed(code, &status.message());
+                    Err(status)
                 }
             }
         }

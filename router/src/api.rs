@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use millrace_telemetry::traces::Parent;
+
 /// A prompt to complete.
 #[derive(Debug, Clone, Default)]
 pub struct CompletionRequest {
@@ -50,6 +52,8 @@ pub struct RequestOptions {
     pub cache_salt: String,
     /// When the client stops waiting.
     pub deadline: Option<std::time::Instant>,
+    /// The client's span, if it has one.
+    pub trace: Parent,
 }
 
 /// Sampling as a client asked for it. `None` takes the model's recommendation, then vLLM's default.
@@ -132,6 +136,16 @@ pub enum FinishReason {
     Length,
 }
 
+impl FinishReason {
+    /// As OpenAI and everybody since names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum StopMatch {
     Text(String),
@@ -173,6 +187,20 @@ pub enum RequestError {
     /// 500 / INTERNAL: a bug of ours; `message` is safe to show.
     #[error("internal error: {message}")]
     Internal { message: String },
+}
+
+impl RequestError {
+    /// For metrics and traces.
+    pub fn label(&self) -> &'static str {
+        match self {
+            RequestError::Invalid { .. } => "invalid",
+            RequestError::UnknownModel { .. } => "unknown_model",
+            RequestError::Overloaded { .. } => "overloaded",
+            RequestError::Unavailable { .. } => "unavailable",
+            RequestError::Deadline { .. } => "deadline",
+            RequestError::Internal { .. } => "internal",
+        }
+    }
 }
 
 /// What is answered for a model: one event a step of a choice. Dropping it cancels the request

@@ -12,6 +12,7 @@ use crate::fleet::roster::Roster;
 use crate::fleet::{Fleet, Served};
 use crate::frontend::{Frontend, ServedModel};
 use crate::metrics::Metrics;
+use crate::overview::Overview;
 
 /// What edges and the membership service need.
 pub struct Parts {
@@ -19,6 +20,7 @@ pub struct Parts {
     pub roster: Arc<Roster>,
     pub groups: Arc<Groups>,
     pub metrics: Arc<Metrics>,
+    pub overview: Arc<Overview>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +63,17 @@ pub fn assemble(
         limits.max_choices,
         limits.request_timeout,
     );
+    let overview = Arc::new(Overview::new(
+        frontend.clone(),
+        Arc::clone(&roster),
+        Arc::clone(&groups),
+        Arc::clone(&metrics),
+    ));
     Ok(Parts {
         frontend,
         roster,
         groups,
         metrics,
+        overview,
     })
 }

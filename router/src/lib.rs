@@ -25,6 +25,7 @@ pub mod fleet;
 pub mod frontend;
 pub mod membership;
 pub mod metrics;
+pub mod overview;
 pub mod server;
 pub mod watch;
 

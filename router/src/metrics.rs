@@ -12,6 +12,7 @@ use prometheus::core::Collector as _;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::api::{FinishReason, RequestError};
 use crate::dispatch::AdmissionFull;
@@ -276,8 +277,7 @@ impl Metrics {
     /// A sequence ended with `tokens` generated, `decoding` after its first one.
     pub fn sequence_ended(&self, outcome: Outcome, tokens: u32, decoding: Option<Duration>) {
         let reason = match outcome {
-            Outcome::Finished(FinishReason::Stop) => "stop",
-            Outcome::Finished(FinishReason::Length) => "length",
+            Outcome::Finished(reason) => reason.as_str(),
             Outcome::Aborted => "abort",
         };
         self.success.with_label_values(&[reason]).inc();
@@ -295,15 +295,7 @@ impl Metrics {
     }
 
     pub fn failed(&self, error: &RequestError) {
-        let reason = match error {
-            RequestError::Invalid { .. } => "invalid",
-            RequestError::UnknownModel { .. } => "unknown_model",
-            RequestError::Overloaded { .. } => "overloaded",
-            RequestError::Unavailable { .. } => "unavailable",
-            RequestError::Deadline { .. } => "deadline",
-            RequestError::Internal { .. } => "internal",
-        };
-        self.failures.with_label_values(&[reason]).inc();
+        self.failures.with_label_values(&[error.label()]).inc();
     }
 
     /// Attached workers of a role.
@@ -406,7 +398,7 @@ impl Metrics {
 }
 
 /// Sums over everything that came in at a router since it started.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Sequences that asked for a turn, refused ones included.
     pub arrived: u64,
@@ -426,7 +418,7 @@ pub struct Traffic {
 }
 
 /// What a histogram has counted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// Upper, inclusive.
     pub bounds: Vec<f64>,

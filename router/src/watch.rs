@@ -9,12 +9,11 @@ use millrace_proto::worker::v1 as proto;
 use proto::fleet_server::{Fleet, FleetServer};
 use tonic::{Request, Response, Status};
 
-use crate::dispatch::pairing::Reasons;
-use crate::experts::{Groups, Summary};
-use crate::fleet::roster::Roster;
-use crate::fleet::{RefusedWorker, Role, Worker};
-use crate::frontend::Frontend;
-use crate::metrics::{self, Metrics};
+use crate::experts::view::Summary;
+use crate::fleet::Role;
+use crate::metrics::Distribution;
+use crate::overview::Overview;
+use crate::overview::view::{FleetView, RefusedView, WorkerView};
 
 /// The least time between two views.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -22,29 +21,12 @@ const PAUSE: Duration = Duration::from_millis(250);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// `millrace.worker.v1.Fleet`.
-pub fn service(
-    frontend: Frontend,
-    roster: Arc<Roster>,
-    groups: Arc<Groups>,
-    metrics: Arc<Metrics>,
-) -> FleetServer<impl Fleet> {
-    let names = frontend.models().into_iter().map(|card| card.name);
-    let view = View {
-        served_name: names.into_iter().next().unwrap_or_default(),
-        frontend,
-        roster,
-        groups,
-        metrics,
-        incarnation: rand::random(),
-        started: Instant::now(),
-    };
-    FleetServer::new(FleetService {
-        view: Arc::new(view),
-    })
+pub fn service(overview: Arc<Overview>) -> FleetServer<impl Fleet> {
+    FleetServer::new(FleetService { overview })
 }
 
 struct FleetService {
-    view: Arc<View>,
+    overview: Arc<Overview>,
 }
 
 #[tonic::async_trait]
@@ -56,7 +38,7 @@ impl Fleet for FleetService {
         _: Request<proto::WatchFleet>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let watcher = Watcher {
-            view: Arc::clone(&self.view),
+            overview: Arc::clone(&self.overview),
             last: None,
         };
         Ok(Response::new(Box::pin(stream::unfold(
@@ -68,9 +50,9 @@ impl Fleet for FleetService {
 
 /// One stream.
 struct Watcher {
-    view: Arc<View>,
+    overview: Arc<Overview>,
     /// What was shown last, and when; without the traffic, which is always news and seldom urgent.
-    last: Option<(proto::FleetView, Instant)>,
+    last: Option<(FleetView, Instant)>,
 }
 
 impl Watcher {
@@ -79,76 +61,51 @@ impl Watcher {
             if self.last.is_some() {
                 tokio::time::sleep(PAUSE).await;
             }
-            let (view, now) = (self.view.now(), Instant::now());
-            let is_news = |(last, at): &(proto::FleetView, Instant)| {
-                *last != view || now.duration_since(*at) >= HEARTBEAT
+            let (fleet, now) = (self.overview.fleet(), Instant::now());
+            let is_news = |(last, at): &(FleetView, Instant)| {
+                *last != fleet || now.duration_since(*at) >= HEARTBEAT
             };
             if self.last.as_ref().is_none_or(is_news) {
-                self.last = Some((view.clone(), now));
-                let traffic = Some(self.view.traffic());
-                return Some((Ok(proto::FleetView { traffic, ..view }), self));
+                self.last = Some((fleet.clone(), now));
+                let view = view(fleet, traffic(&self.overview));
+                return Some((Ok(view), self));
             }
         }
     }
 }
 
-struct View {
-    frontend: Frontend,
-    roster: Arc<Roster>,
-    groups: Arc<Groups>,
-    metrics: Arc<Metrics>,
-    served_name: String,
-    /// Random for each life of a router.
-    incarnation: u64,
-    started: Instant,
-}
-
-impl View {
-    /// All but the traffic.
-    fn now(&self) -> proto::FleetView {
-        let (workers, refused) = {
-            let state = self.roster.lock();
-            let reasons = Reasons::of(&state.fleet);
-            let all = Role::ALL
-                .into_iter()
-                .flat_map(|role| state.fleet.workers(role));
-            let workers = all.map(|(_, w)| worker(w, reasons.against(w))).collect();
-            let refused = state.refused.recent(Instant::now()).map(refused).collect();
-            (workers, refused)
-        };
-        proto::FleetView {
-            workers,
-            refused,
-            groups: self.groups.summaries().into_iter().map(group).collect(),
-            waiting: self.frontend.waiting().into(),
-            leading: self.groups.is_leading(),
-            served_name: self.served_name.clone(),
-            traffic: None,
-        }
-    }
-
-    fn traffic(&self) -> proto::Traffic {
-        let seconds = self.started.elapsed().as_secs_f64();
-        let sums = self.metrics.traffic();
-        proto::Traffic {
-            incarnation: self.incarnation,
-            seconds,
-            arrived: sums.arrived,
-            refused: sums.refused,
-            prompt_tokens: sums.prompt_tokens,
-            cached_prompt_tokens: sums.cached_prompt_tokens,
-            generated_tokens: sums.generated_tokens,
-            updates: sums.updates,
-            queue_seconds: Some(distribution(sums.queue_seconds)),
-            first_token_seconds: Some(distribution(sums.first_token_seconds)),
-            inter_token_seconds: Some(distribution(sums.inter_token_seconds)),
-            prompt_length: Some(distribution(sums.prompt_length)),
-            generation_length: Some(distribution(sums.generation_length)),
-        }
+fn view(fleet: FleetView, traffic: proto::Traffic) -> proto::FleetView {
+    proto::FleetView {
+        workers: fleet.workers.into_iter().map(worker).collect(),
+        refused: fleet.refused.into_iter().map(refused).collect(),
+        groups: fleet.groups.into_iter().map(group).collect(),
+        waiting: fleet.waiting.into(),
+        leading: fleet.leading,
+        served_name: fleet.model,
+        traffic: Some(traffic),
     }
 }
 
-fn distribution(seen: metrics::Distribution) -> proto::Distribution {
+fn traffic(overview: &Overview) -> proto::Traffic {
+    let (incarnation, seconds, sums) = overview.traffic();
+    proto::Traffic {
+        incarnation,
+        seconds,
+        arrived: sums.arrived,
+        refused: sums.refused,
+        prompt_tokens: sums.prompt_tokens,
+        cached_prompt_tokens: sums.cached_prompt_tokens,
+        generated_tokens: sums.generated_tokens,
+        updates: sums.updates,
+        queue_seconds: Some(distribution(sums.queue_seconds)),
+        first_token_seconds: Some(distribution(sums.first_token_seconds)),
+        inter_token_seconds: Some(distribution(sums.inter_token_seconds)),
+        prompt_length: Some(distribution(sums.prompt_length)),
+        generation_length: Some(distribution(sums.generation_length)),
+    }
+}
+
+fn distribution(seen: Distribution) -> proto::Distribution {
     proto::Distribution {
         bounds: seen.bounds,
         counts: seen.counts,
@@ -163,33 +120,32 @@ fn role(role: Role) -> proto::Role {
     }
 }
 
-fn worker(worker: &Worker, reason: Option<String>) -> proto::FleetWorker {
-    let (description, load) = (&worker.description, worker.load());
-    let place = description.group.as_ref();
+fn worker(worker: WorkerView) -> proto::FleetWorker {
+    let (group, rank) = worker.group.unwrap_or_default();
     proto::FleetWorker {
-        worker_id: description.worker_id.clone(),
-        role: role(description.role).into(),
-        revision: description.revision.clone(),
-        address: description.address.clone(),
-        available: reason.is_none(),
+        worker_id: worker.worker_id,
+        role: role(worker.role).into(),
+        revision: worker.revision,
+        address: worker.address,
+        available: worker.unavailable.is_none(),
         draining: worker.draining,
-        unavailable_reason: reason.unwrap_or_default(),
-        running: load.running,
-        waiting: load.waiting,
-        group: place.map(|place| place.group.clone()).unwrap_or_default(),
-        rank: place.map_or(0, |place| place.member.id.rank as u32),
-        max_running: description.max_running,
-        waiting_tokens: load.waiting_tokens,
-        kv_pages: description.kv_pages,
-        free_pages: load.free_pages,
+        unavailable_reason: worker.unavailable.unwrap_or_default(),
+        running: worker.running,
+        waiting: worker.waiting,
+        group,
+        rank: rank as u32,
+        max_running: worker.max_running,
+        waiting_tokens: worker.waiting_tokens,
+        kv_pages: worker.kv_pages,
+        free_pages: worker.free_pages,
     }
 }
 
-fn refused(worker: &RefusedWorker) -> proto::RefusedWorker {
+fn refused(worker: RefusedView) -> proto::RefusedWorker {
     proto::RefusedWorker {
-        worker_id: worker.worker_id.clone(),
+        worker_id: worker.worker_id,
         role: worker.role.map_or(proto::Role::Unspecified, role).into(),
-        reason: worker.reason.clone(),
+        reason: worker.reason,
     }
 }
 

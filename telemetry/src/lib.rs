@@ -1,4 +1,5 @@
-//! What every Millrace process shows of itself: logs, metrics, and whether it is alive and ready.
+//! What every Millrace process shows of itself: logs, metrics, traces, and whether it is alive and
+//! ready.
 //!
 //! Nothing here knows what a worker or a router is. A process calls [`logs::init`] once, keeps one
 //! [`prometheus::Registry`], flips its [`Readiness`], and serves both with [`http::serve`].
@@ -8,6 +9,7 @@ pub mod http;
 pub mod logs;
 mod process;
 mod readiness;
+pub mod traces;
 
 pub use process::ProcessCollector;
 pub use readiness::Readiness;

@@ -77,6 +77,14 @@ impl GroupConfig {
     }
 }
 
+impl WorkerConfig {
+    /// The worker's id, drawn now if it was given none.
+    pub fn id(&mut self, role: Role) -> &str {
+        self.worker_id
+            .get_or_insert_with(|| format!("{role}-{:08x}", crate::attach::random() as u32))
+    }
+}
+
 impl Default for WorkerConfig {
     fn default() -> WorkerConfig {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));

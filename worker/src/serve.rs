@@ -67,7 +67,7 @@ pub struct Worker {
 impl Worker {
     /// Binds the gRPC address, and serves metrics and health from now on. `observer` hears where.
     pub async fn bind(
-        config: WorkerConfig,
+        mut config: WorkerConfig,
         role: Role,
         observer: Observer,
     ) -> Result<Worker, WorkerError> {
@@ -104,7 +104,7 @@ impl Worker {
         tracing::info!(grpc = %addresses.grpc, http = %addresses.http, "listening");
         observer(Notice::Bound(addresses));
         Ok(Worker {
-            id: config.worker_id.clone().unwrap_or_else(|| random_id(role)),
+            id: config.id(role).to_owned(),
             config,
             role,
             host,
@@ -345,14 +345,9 @@ fn served_name(config: &WorkerConfig) -> String {
         .unwrap_or_else(|| "model".to_string())
 }
 
-fn random_id(role: Role) -> String {
-    format!("{role}-{:08x}", crate::attach::random() as u32)
-}
-
 /// Gives the worker its id, if it has none, and the span that all it logs is in.
 pub fn identify(config: &mut WorkerConfig, role: Role) -> tracing::Span {
-    let id = config.worker_id.get_or_insert_with(|| random_id(role));
-    tracing::error_span!("worker", id = id.as_str(), %role)
+    tracing::error_span!("worker", id = config.id(role), %role)
 }
 
 #[cfg(test)]

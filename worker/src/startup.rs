@@ -89,6 +89,11 @@ impl<B: Device> Loaded<B> {
         })
     }
 
+    /// Alone, for whoever wants to measure it.
+    pub fn into_engine(self) -> Engine<B> {
+        self.engine
+    }
+
     pub fn pool(&self) -> &PagePool {
         self.engine.pool()
     }

@@ -1,6 +1,8 @@
-//! `millrace bench`: what clients of a deployment see, and what one rank of a large group does alone.
+//! `millrace bench`: what clients of a deployment see, how long a worker's steps take, and what one rank of a
+//! large group does alone.
 
 mod load;
+mod profile;
 #[cfg(feature = "cuda")]
 mod rank;
 mod report;
@@ -21,6 +23,8 @@ pub struct BenchArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
+    /// Measure how long a worker's steps take, for a PoolAutoscaler and for `millrace sim`
+    Profile(Box<profile::ProfileArgs>),
     /// Measure one rank's share of a large model on one GPU, op by op
     #[cfg(feature = "cuda")]
     Rank(rank::RankArgs),
@@ -29,6 +33,7 @@ enum Command {
 pub fn main(args: BenchArgs) -> anyhow::Result<Outcome> {
     match args.command {
         None => load::main(args.load),
+        Some(Command::Profile(args)) => profile::main(*args),
         #[cfg(feature = "cuda")]
         Some(Command::Rank(args)) => rank::main(args),
     }

@@ -3,6 +3,7 @@
 mod grpc;
 mod http;
 mod tls;
+mod view;
 
 use std::{fmt, path::PathBuf};
 
@@ -12,6 +13,7 @@ pub use self::{
     grpc::{Authorized, GrpcError, connect, explain},
     http::{get, get_plain},
     tls::TlsError,
+    view::{look, read},
 };
 
 /// What a router may ask of its clients.

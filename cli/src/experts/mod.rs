@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
 use clap::Args;
 use millrace_router::experts::view::ExpertsView;
 
@@ -20,10 +19,9 @@ use crate::{
     client::{self, ClientArgs},
     errors::Outcome,
     style::Style,
+    terminal,
 };
 
-/// How long the router may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 const BETWEEN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Args)]
@@ -57,21 +55,16 @@ async fn run(args: ExpertsArgs) -> anyhow::Result<Outcome> {
     let mut out = std::io::stdout();
     let look = heat::Look {
         style: Style::of(&out),
-        width: terminal_width().unwrap_or(heat::DEFAULT_WIDTH),
+        width: terminal::size().map_or(heat::DEFAULT_WIDTH, |size| size.columns),
     };
     loop {
-        let body = fetch(&args.http, &args.client).await?;
+        let body = client::look(&args.http, "/experts", &args.client).await?;
         if args.json {
             out.write_all(&body)?;
             out.write_all(b"\n")?;
             return Ok(Outcome::Done);
         }
-        let view: ExpertsView = serde_json::from_slice(&body).with_context(|| {
-            format!(
-                "what {} answered is not of this version of Millrace",
-                args.http
-            )
-        })?;
+        let view: ExpertsView = client::read(&args.http, &body)?;
         if args.watch && out.is_terminal() {
             out.write_all(b"\x1b[H\x1b[2J")?;
         }
@@ -82,34 +75,4 @@ async fn run(args: ExpertsArgs) -> anyhow::Result<Outcome> {
         }
         tokio::time::sleep(BETWEEN).await;
     }
-}
-
-async fn fetch(address: &str, args: &ClientArgs) -> anyhow::Result<Vec<u8>> {
-    let answer = tokio::time::timeout(PATIENCE, client::get(address, "/experts", args))
-        .await
-        .with_context(|| {
-            format!(
-                "{address} did not answer within {} s; is it a router's --http address?",
-                PATIENCE.as_secs()
-            )
-        })??;
-    if answer.status == 401 {
-        bail!("{address} asks for an API key: pass one that it knows with --api-key KEY");
-    }
-    if answer.status != 200 {
-        bail!(
-            "{address} answered {} to /experts; pass a router's --http HOST:PORT",
-            answer.status
-        );
-    }
-    Ok(answer.body)
-}
-
-/// `None` where there is no terminal.
-fn terminal_width() -> Option<usize> {
-    // SAFETY: winsize is plain numbers, for which all zeros are a value.
-    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
-    // SAFETY: TIOCGWINSZ writes one winsize where it is pointed to, and fails where there is no terminal.
-    let answer = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size) };
-    (answer == 0 && size.ws_col > 0).then_some(size.ws_col.into())
 }

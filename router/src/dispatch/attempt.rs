@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use millrace_proto::worker::v1 as proto;
+use millrace_telemetry::traces::Span;
 use proto::decode_client::DecodeClient;
 use tonic::{Request, Streaming};
 
@@ -15,11 +16,12 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// A running call. Dropping it cancels the sequence on both workers.
 pub struct Attempt {
     pub placement: Placement,
+    pub span: Span,
     updates: Streaming<proto::GenerateUpdate>,
 }
 
 impl Attempt {
-    /// Sends the request to the placement's decode worker, which hears of the deadline too.
+    /// Sends the request to the placement's decode worker, which hears of the deadline and the span too.
     ///
     /// # Errors
     /// The worker refused it or was not reached. The placement stays the caller's to judge.
@@ -27,8 +29,10 @@ impl Attempt {
         placement: &Placement,
         request: proto::GenerateRequest,
         deadline: Option<Instant>,
+        span: &Span,
     ) -> Result<Streaming<proto::GenerateUpdate>, Failure> {
         let mut request = Request::new(request);
+        span.send(request.metadata_mut().as_mut());
         if let Some(at) = deadline {
             request.set_timeout(at.saturating_duration_since(Instant::now()));
         }
@@ -46,8 +50,16 @@ impl Attempt {
     }
 
     /// A call that was accepted.
-    pub fn new(placement: Placement, updates: Streaming<proto::GenerateUpdate>) -> Attempt {
-        Attempt { placement, updates }
+    pub fn new(
+        placement: Placement,
+        updates: Streaming<proto::GenerateUpdate>,
+        span: Span,
+    ) -> Attempt {
+        Attempt {
+            placement,
+            span,
+            updates,
+        }
     }
 
     /// The worker's next update.

@@ -25,6 +25,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// For traces.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Failure::Prefill { .. } => "prefill",
+            Failure::Decode { reason, .. } => reason.label(),
+            Failure::Final(error) => error.label(),
+        }
+    }
+
     /// The same failure, of a call that was never accepted.
     pub fn before_start(self) -> Failure {
         match self {

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use millrace_telemetry::traces::Span;
+
 use crate::api::FinishReason;
 
 /// One sequence to generate.
@@ -17,6 +19,8 @@ pub struct Job {
     /// Sequences with different salts share no cached prefix.
     pub cache_salt: Arc<str>,
     pub deadline: Option<Instant>,
+    /// The request's. Every attempt is a part of it.
+    pub span: Span,
 }
 
 /// Complete and valid sampling values; text is gone. Ranges as in the public contract.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::{Stream, stream};
+use millrace_telemetry::traces::Span;
 
 use super::Dispatcher;
 use super::attempt::Attempt;
@@ -117,7 +118,7 @@ impl Run {
 
     fn fail(&mut self, failure: Failure) -> Result<(), RequestError> {
         match self.attempt.take() {
-            Some(attempt) => self.recover(attempt.placement, failure),
+            Some(attempt) => self.recover(attempt.placement, &attempt.span, failure),
             None => Ok(()),
         }
     }
@@ -160,7 +161,9 @@ impl Run {
 
     /// Begins an attempt, or learns from its failure.
     async fn start(&mut self) -> Result<(), RequestError> {
+        let asked = Instant::now();
         let placement = self.place().await?;
+        self.job.span.past("pair", asked, Instant::now());
         let mut request_id = self.job.request_id.clone();
         if self.patience.attempts() > 0 {
             // Unique, so that a worker that still tears down an earlier attempt is not confused.
@@ -187,9 +190,14 @@ impl Run {
             placement.prefill.as_ref(),
             prompt_logprobs,
         );
-        match Attempt::call(&placement, request, self.job.deadline).await {
-            Ok(updates) => self.attempt = Some(Attempt::new(placement, updates)),
-            Err(failure) => self.recover(placement, failure)?,
+        let span = self.job.span.call("decode");
+        span.set_text("millrace.decode.worker", &placement.decode.worker_id);
+        if let Some(prefill) = &placement.prefill {
+            span.set_text("millrace.prefill.worker", &prefill.worker_id);
+        }
+        match Attempt::call(&placement, request, self.job.deadline, &span).await {
+            Ok(updates) => self.attempt = Some(Attempt::new(placement, updates, span)),
+            Err(failure) => self.recover(placement, &span, failure)?,
         }
         Ok(())
     }
@@ -198,13 +206,19 @@ impl Run {
     ///
     /// # Errors
     /// The failure is final, or there were too many.
-    fn recover(&mut self, placement: Placement, failure: Failure) -> Result<(), RequestError> {
+    fn recover(
+        &mut self,
+        placement: Placement,
+        span: &Span,
+        failure: Failure,
+    ) -> Result<(), RequestError> {
         let Placement {
             decode, prefill, ..
         } = &placement;
         let prefill_id = prefill.as_ref().map(|p| p.worker_id.as_str());
         let attempts = self.patience.attempts();
         tracing::warn!(decode = decode.worker_id, prefill = prefill_id, attempts, %failure, "attempt failed");
+        span.failed(failure.label(), &failure);
         let prefill = prefill.as_ref().map(|p| p.worker);
         if !self
             .patience

@@ -5,8 +5,8 @@
 //! no state of its own: everything a request needs travels with it.
 //!
 //! ```text
-//! http::router(frontend, groups, registry, HttpOptions) -> axum::Router
-//!     OpenAI's endpoints, vLLM's /tokenize and /detokenize, /health, /ready, /experts, /metrics,
+//! http::router(frontend, groups, overview, registry, HttpOptions) -> axum::Router
+//!     OpenAI's endpoints, vLLM's /tokenize and /detokenize, /health, /ready, /experts, /fleet, /metrics,
 //!     /version
 //! grpc::routes(frontend, GrpcOptions) -> Result<tonic::service::Routes, tonic_reflection::server::Error>
 //!     millrace.inference.v1.Inference, inference.GRPCInferenceService (KServe v2), grpc.health.v1,

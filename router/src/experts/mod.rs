@@ -30,7 +30,6 @@ use std::sync::Arc;
 use prometheus::Registry;
 
 pub use groups::{Groups, Seat};
-pub use show::Summary;
 
 /// All groups of a router, with their metrics.
 ///

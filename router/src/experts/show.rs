@@ -12,29 +12,11 @@ use super::history::moved;
 use super::tally::Window;
 use super::view::{
     EpochView, ExpertsView, GroupState, GroupView, HotExpert, LoadView, MemberView, PlanView,
-    RankView, ShapeView, StoreView,
+    RankView, ShapeView, StoreView, Summary,
 };
 
 /// Hottest experts shown.
 const HOTTEST: usize = 5;
-
-/// A group in a few numbers.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Summary {
-    pub group: String,
-    /// The latest committed epoch.
-    pub epoch: Option<u64>,
-    pub state: GroupState,
-    pub ranks: usize,
-    /// Of the epoch.
-    pub members: usize,
-    /// Over all layers.
-    pub redundant_slots: usize,
-    /// Over all layers, in the last window that counted anything; as [`LoadView::overall`].
-    pub balancedness: Option<f64>,
-    /// The plan whose weights ranks stage.
-    pub staging: Option<u64>,
-}
 
 impl Groups {
     /// Of all groups, by name.

@@ -213,3 +213,22 @@ pub enum EventKind {
     /// Another router's write came first, or the store could not be reached.
     Failed,
 }
+
+/// A group in a few numbers, as `GET /fleet` has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub group: String,
+    /// The latest committed epoch.
+    pub epoch: Option<u64>,
+    pub state: GroupState,
+    pub ranks: usize,
+    /// Of the epoch.
+    pub members: usize,
+    /// Over all layers.
+    pub redundant_slots: usize,
+    /// Over all layers, in the last window that counted anything; as [`LoadView::overall`].
+    pub balancedness: Option<f64>,
+    /// The plan whose weights ranks stage; `GET /experts` says more of it.
+    #[serde(skip)]
+    pub staging: Option<u64>,
+}

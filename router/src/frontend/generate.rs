@@ -13,7 +13,7 @@ use tracing::Span;
 use super::choice::{Choice, Style};
 use super::meter::{RequestMeter, SequenceMeter};
 use super::model::ServedModel;
-use crate::api::{Event, EventStream, RequestError};
+use crate::api::{Event, EventStream, FinishReason, RequestError};
 use crate::dispatch::{Dispatcher, Job, Permit, Sampling, Turn, Update};
 
 /// A request that is ready to run.
@@ -37,9 +37,15 @@ pub struct Plan {
 /// it gives up the turn and cancels the choices.
 pub fn generate(plan: Plan, turn: Turn) -> EventStream {
     // Of the highest level, so that no filter takes the id away from the lines it lets through.
-    let span = tracing::error_span!("request", request_id = plan.request_id);
+    let span = tracing::error_span!(
+        "request",
+        request_id = plan.request_id,
+        trace_id = plan.meter.span().trace_id()
+    );
     let watch = Watch {
         meter: plan.meter.clone(),
+        generated: 0,
+        reasons: Vec::new(),
         remaining: plan.choices,
         permit: None,
         failed: false,
@@ -93,6 +99,10 @@ async fn begin(
 /// Ends the request's accounts with its last event, and its stream with the first error.
 struct Watch {
     meter: RequestMeter,
+    /// Tokens, of all choices.
+    generated: usize,
+    /// Why those ended that did.
+    reasons: Vec<FinishReason>,
     /// Choices that have not finished.
     remaining: u32,
     permit: Option<Permit>,
@@ -114,10 +124,13 @@ impl Watch {
                 Some(None)
             }
             Ok(Step::Event(event)) => {
+                self.generated += event.token_ids.len();
                 self.remaining -= u32::from(event.finish.is_some());
+                self.reasons
+                    .extend(event.finish.as_ref().map(|finish| finish.reason));
                 if self.remaining == 0 {
                     self.permit = None;
-                    self.meter.finished();
+                    self.meter.finished(self.generated, &self.reasons);
                 }
                 Some(Some(Ok(event)))
             }
@@ -154,6 +167,7 @@ fn sequence(plan: &Plan, index: u32) -> BoxStream<'static, Result<Event, Request
         sampling,
         cache_salt: Arc::clone(&plan.cache_salt),
         deadline: plan.deadline,
+        span: plan.meter.span().clone(),
     };
     let sequence = Sequence {
         updates: Some(plan.dispatcher.run(job).boxed()),

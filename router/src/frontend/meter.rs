@@ -1,9 +1,11 @@
-//! Times and counts one request and its sequences.
+//! Times and counts one request and its sequences, in metrics and in the request's span.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::api::{Event, RequestError};
+use millrace_telemetry::traces::{Span, StringValue, Value};
+
+use crate::api::{Event, FinishReason, RequestError};
 use crate::dispatch::Update;
 use crate::metrics::{Metrics, Outcome};
 
@@ -11,15 +13,21 @@ use crate::metrics::{Metrics, Outcome};
 #[derive(Clone)]
 pub struct RequestMeter {
     metrics: Arc<Metrics>,
+    span: Span,
     arrived: Instant,
 }
 
 impl RequestMeter {
-    pub fn arrived(metrics: Arc<Metrics>) -> RequestMeter {
+    pub fn arrived(metrics: Arc<Metrics>, span: Span) -> RequestMeter {
         RequestMeter {
             metrics,
+            span,
             arrived: Instant::now(),
         }
+    }
+
+    pub fn span(&self) -> &Span {
+        &self.span
     }
 
     pub fn arrival(&self) -> Instant {
@@ -28,25 +36,44 @@ impl RequestMeter {
 
     /// Its turn came, after waiting since `asked`.
     pub fn begun(&self, prompt_tokens: usize, asked: Instant) {
-        self.metrics.begun(prompt_tokens, asked.elapsed());
+        let now = Instant::now();
+        self.metrics.begun(prompt_tokens, now - asked);
+        self.span.past("queue", asked, now);
+        self.span
+            .set("gen_ai.usage.input_tokens", prompt_tokens as i64);
     }
 
     pub fn first_token(&self) {
-        self.metrics.first_token(self.arrived.elapsed());
+        let since_arrival = self.arrived.elapsed();
+        self.metrics.first_token(since_arrival);
+        self.span.set(
+            "gen_ai.latency.time_to_first_token",
+            since_arrival.as_secs_f64(),
+        );
     }
 
-    pub fn finished(&self) {
+    /// `generated` tokens in all; why each choice ended.
+    pub fn finished(&self, generated: usize, reasons: &[FinishReason]) {
         self.metrics.finished(self.arrived.elapsed());
+        self.span
+            .set("gen_ai.usage.output_tokens", generated as i64);
+        let reasons = reasons.iter().map(|reason| reason.as_str().into());
+        self.span.set(
+            "gen_ai.response.finish_reasons",
+            Value::Array(reasons.collect::<Vec<StringValue>>().into()),
+        );
     }
 
     pub fn failed(&self, error: &RequestError) {
         self.metrics.failed(error);
+        self.span.failed(error.label(), error);
     }
 
     /// One of its sequences begins.
     pub fn sequence(&self) -> SequenceMeter {
         SequenceMeter {
             metrics: Arc::clone(&self.metrics),
+            span: self.span.clone(),
             first: None,
             last: None,
             tokens: 0,
@@ -58,6 +85,7 @@ impl RequestMeter {
 /// One sequence. Dropped before its end, it counts as aborted.
 pub struct SequenceMeter {
     metrics: Arc<Metrics>,
+    span: Span,
     first: Option<Instant>,
     last: Option<Instant>,
     tokens: u32,
@@ -106,6 +134,7 @@ impl Drop for SequenceMeter {
         if !self.ended {
             self.metrics
                 .sequence_ended(Outcome::Aborted, self.tokens, None);
+            self.span.failed("aborted", &"the client went away");
         }
     }
 }

@@ -18,11 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use millrace_telemetry::traces::Span;
+
 pub use model::{LoadError, ServedModel};
 
 use crate::api::{
     ChatRequest, CompletionRequest, EventStream, ModelCard, Prompt, RequestError, RequestOptions,
-    TokenizeInput, TokenizeRequest,
+    SamplingRequest, TokenizeInput, TokenizeRequest,
 };
 use crate::dispatch::{Admission, Dispatcher};
 use crate::metrics::Metrics;
@@ -96,7 +98,7 @@ impl Frontend {
     /// wait for a turn included, is the last item of the stream; an edge that wants to answer it with
     /// a status looks at the first item before it begins its answer.
     pub async fn complete(&self, request: CompletionRequest) -> Result<EventStream, RequestError> {
-        let meter = RequestMeter::arrived(Arc::clone(&self.inner.metrics));
+        let meter = self.meter("text_completion", &request.sampling, &request.options);
         let stream = self.try_complete(request, &meter).await;
         stream.inspect_err(|error| meter.failed(error))
     }
@@ -106,9 +108,34 @@ impl Frontend {
     /// # Errors
     /// As [`Frontend::complete`].
     pub async fn chat(&self, request: ChatRequest) -> Result<EventStream, RequestError> {
-        let meter = RequestMeter::arrived(Arc::clone(&self.inner.metrics));
+        let meter = self.meter("chat", &request.sampling, &request.options);
         let stream = self.try_chat(request, &meter).await;
         stream.inspect_err(|error| meter.failed(error))
+    }
+
+    /// A request has come. Its span is described as OpenTelemetry's conventions for generative AI say.
+    fn meter(
+        &self,
+        operation: &'static str,
+        sampling: &SamplingRequest,
+        options: &RequestOptions,
+    ) -> RequestMeter {
+        let model = &self.inner.model.name;
+        let span = Span::server(format_args!("{operation} {model}"), &options.trace);
+        span.set("gen_ai.operation.name", operation);
+        span.set("gen_ai.provider.name", "millrace");
+        span.set_text("gen_ai.request.model", model);
+        span.set_text("gen_ai.response.id", &options.request_id);
+        if let Some(max_tokens) = sampling.max_tokens {
+            span.set("gen_ai.request.max_tokens", i64::from(max_tokens));
+        }
+        if let Some(temperature) = sampling.temperature {
+            span.set("gen_ai.request.temperature", f64::from(temperature));
+        }
+        if let Some(n) = sampling.n.filter(|n| *n != 1) {
+            span.set("gen_ai.request.choice.count", i64::from(n));
+        }
+        RequestMeter::arrived(Arc::clone(&self.inner.metrics), span)
     }
 
     async fn try_complete(

@@ -24,6 +24,7 @@ use crate::fleet::roster::Roster;
 use crate::frontend::{Frontend, LoadError, ServedModel};
 use crate::membership;
 use crate::metrics::{Edge, Metrics};
+use crate::overview::Overview;
 use secrets::Secrets;
 
 /// A gRPC client that vanished is noticed after about twice this, and its requests cancelled.
@@ -107,6 +108,7 @@ pub async fn run(
         roster,
         groups,
         metrics,
+        overview,
     } = assemble(&config.limits, &config.experts, model, &registry)?;
 
     let (stop, stopping) = watch::channel(false);
@@ -119,8 +121,12 @@ pub async fn run(
     let grpc = incoming(grpc, tls(&["h2"])?, Edge::Grpc);
     let mut servers = Servers {
         probe: probe.map(|(_, listener)| {
-            let routes =
-                edges::http::probes(frontend.clone(), Arc::clone(&groups), registry.clone());
+            let routes = edges::http::probes(
+                frontend.clone(),
+                Arc::clone(&groups),
+                Arc::clone(&overview),
+                registry.clone(),
+            );
             // Answers until the router has ended: kubelets also ask while it drains.
             let (never, running) = watch::channel(false);
             let served = edges::http::serve(
@@ -138,18 +144,13 @@ pub async fn run(
             http,
             &frontend,
             Arc::clone(&groups),
+            Arc::clone(&overview),
             registry,
             guard.clone(),
             stopping.clone(),
         ),
         grpc: spawn_grpc(grpc, &frontend, guard, stopping)?,
-        membership: spawn_membership(
-            worker,
-            roster,
-            Arc::clone(&groups),
-            metrics,
-            frontend.clone(),
-        ),
+        membership: spawn_membership(worker, roster, Arc::clone(&groups), metrics, overview),
     };
     tracing::info!(
         http = %bound.http, grpc = %bound.grpc, workers = %bound.worker,
@@ -238,6 +239,7 @@ fn spawn_http(
     incoming: Incoming,
     frontend: &Frontend,
     groups: Arc<Groups>,
+    overview: Arc<Overview>,
     registry: Registry,
     guard: Option<Guard>,
     stopping: watch::Receiver<bool>,
@@ -246,7 +248,7 @@ fn spawn_http(
         guard,
         ..Default::default()
     };
-    let router = edges::http::router(frontend.clone(), groups, registry, options);
+    let router = edges::http::router(frontend.clone(), groups, overview, registry, options);
     tokio::spawn(async move {
         edges::http::serve(incoming, router, HEADER_TIMEOUT, stopping).await;
         Ok(())
@@ -280,15 +282,10 @@ fn spawn_membership(
     roster: Arc<Roster>,
     groups: Arc<Groups>,
     metrics: Arc<Metrics>,
-    frontend: Frontend,
+    overview: Arc<Overview>,
 ) -> Server {
     tokio::spawn(async move {
-        let watch = crate::watch::service(
-            frontend,
-            Arc::clone(&roster),
-            Arc::clone(&groups),
-            Arc::clone(&metrics),
-        );
+        let watch = crate::watch::service(overview);
         membership::server()
             .add_service(membership::service(roster, groups, metrics))
             .add_service(watch)

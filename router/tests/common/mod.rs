@@ -25,6 +25,7 @@ use millrace_router::config::{AdmissionLimits, ExpertsConfig, Limits, RetryLimit
 use millrace_router::experts::Groups;
 use millrace_router::fleet::{Role, roster::Roster};
 use millrace_router::frontend::{Frontend, ServedModel};
+use millrace_router::overview::Overview;
 use millrace_router::{membership, watch};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -43,6 +44,7 @@ pub fn model() -> Arc<ServedModel> {
 pub struct Router {
     pub frontend: Frontend,
     pub groups: Arc<Groups>,
+    pub overview: Arc<Overview>,
     roster: Arc<Roster>,
     pub address: String,
     registry: Registry,
@@ -99,12 +101,13 @@ impl Router {
             roster,
             groups,
             metrics,
+            overview,
         } = assemble(&limits, &experts, model(), &registry).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (served, watched, attached) = (groups.clone(), frontend.clone(), roster.clone());
+        let (served, shown, attached) = (groups.clone(), overview.clone(), roster.clone());
         let server = tokio::spawn(async move {
-            let watch = watch::service(watched, roster.clone(), served.clone(), metrics.clone());
+            let watch = watch::service(overview);
             let service = membership::service(roster, served, metrics);
             let incoming = TcpIncoming::from(listener);
             membership::server()
@@ -117,6 +120,7 @@ impl Router {
         Router {
             frontend,
             groups,
+            overview: shown,
             roster: attached,
             address,
             registry,

@@ -8,6 +8,8 @@ use axum::http::{Request, Response, StatusCode, header};
 use millrace_router::config::{Limits, RetryLimits};
 use millrace_router::edges::http::{HttpOptions, router as http_router};
 use millrace_router::experts::view::ExpertsView;
+use millrace_router::fleet::Role;
+use millrace_router::overview::view::FleetAnswer;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +25,7 @@ fn app(router: &Router) -> axum::Router {
     http_router(
         router.frontend.clone(),
         router.groups.clone(),
+        router.overview.clone(),
         Registry::new(),
         HttpOptions::default(),
     )
@@ -361,6 +364,7 @@ async fn bodies_have_a_limit_announced_or_not() {
     let app = http_router(
         router.frontend.clone(),
         router.groups.clone(),
+        router.overview.clone(),
         Registry::new(),
         options,
     );
@@ -387,6 +391,7 @@ async fn a_body_that_does_not_come_is_given_up() {
     let app = http_router(
         router.frontend.clone(),
         router.groups.clone(),
+        router.overview.clone(),
         Registry::new(),
         options,
     );
@@ -523,6 +528,7 @@ async fn models_health_and_the_rest() {
     let app = http_router(
         router.frontend.clone(),
         router.groups.clone(),
+        router.overview.clone(),
         registry,
         HttpOptions::default(),
     );
@@ -618,4 +624,28 @@ async fn groups_of_experts_are_shown() {
     assert_eq!(group.ranks[0].member.incarnation, "0000000000000009");
     assert_eq!(group.placement, vec![vec![vec![0, 1, 2, 3]]; 2]);
     assert_eq!(group.replicas, [8, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn the_fleet_is_shown_with_its_traffic() {
+    let router = Router::start(limits()).await;
+    let _worker = Worker::decode_with(&router, "d0", 100).await;
+    router.until_available(1, 0).await;
+    let body = json!({"prompt": [1, 2, 3], "max_tokens": 4, "temperature": 0});
+    let answered = send(&router, post("/v1/completions", &body)).await;
+    assert_eq!(answered.status(), StatusCode::OK);
+    let shown = text(send(&router, get("/fleet")).await).await;
+    let shown: FleetAnswer = serde_json::from_str(&shown).unwrap();
+    let [worker] = &shown.fleet.workers[..] else {
+        panic!("{shown:?}")
+    };
+    assert_eq!(
+        (worker.worker_id.as_str(), worker.role),
+        ("d0", Role::Decode)
+    );
+    assert_eq!(worker.unavailable, None);
+    assert_eq!(shown.fleet.model, "tiny-r1");
+    let sums = &shown.traffic.sums;
+    assert_eq!((sums.arrived, sums.prompt_tokens), (1, 3));
+    assert_eq!(sums.first_token_seconds.counts.iter().sum::<u64>(), 1);
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use millrace_telemetry::traces::Parent;
 use tonic::metadata::MetadataMap;
 
 use super::super::request_id;
@@ -14,6 +15,7 @@ pub(in super::super) struct Caller {
     pub(in super::super) request_id: String,
     /// From `grpc-timeout`.
     pub(in super::super) deadline: Option<Instant>,
+    pub(in super::super) trace: Parent,
 }
 
 impl Caller {
@@ -24,6 +26,7 @@ impl Caller {
             request_id: request_id::choose(text("x-request-id")),
             // A timeout of centuries is none.
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            trace: Parent::of(metadata.as_ref()),
         }
     }
 
@@ -38,6 +41,7 @@ impl Caller {
             request_id,
             cache_salt,
             deadline: self.deadline,
+            trace: self.trace.clone(),
         }
     }
 }

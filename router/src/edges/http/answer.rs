@@ -7,7 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Event, EventStream, FinishReason, RequestError, StopMatch};
+use crate::api::{Event, EventStream, RequestError, StopMatch};
 
 /// What every body or chunk of one answer repeats.
 #[derive(Debug, Clone)]
@@ -75,13 +75,6 @@ pub(super) const EVENT_STREAM: [(header::HeaderName, HeaderValue); 3] = [
         HeaderValue::from_static("no"),
     ),
 ];
-
-pub(super) fn reason_name(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-    }
-}
 
 /// vLLM's `stop_reason`: the stop string or stop token that matched; null for an end token.
 #[derive(Debug, Clone, PartialEq, Serialize)]

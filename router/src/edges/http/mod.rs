@@ -32,6 +32,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use millrace_telemetry::traces::Parent;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
@@ -42,6 +43,7 @@ use super::request_id;
 use crate::Frontend;
 use crate::experts::Groups;
 use crate::metrics;
+use crate::overview::Overview;
 use error::ApiError;
 
 /// Limits of the HTTP edge.
@@ -75,20 +77,25 @@ impl Default for HttpOptions {
 struct Edge {
     frontend: Frontend,
     groups: Arc<Groups>,
+    overview: Arc<Overview>,
     metrics: prometheus::Registry,
     options: HttpOptions,
 }
 
 type Shared = State<Arc<Edge>>;
 
-/// The id of the request at hand, put there by [`identify`].
+/// Whose request is at hand: its id, and the client's span. Put there by [`identify`].
 #[derive(Clone)]
-struct RequestId(String);
+struct Caller {
+    request_id: String,
+    trace: Parent,
+}
 
 /// All HTTP endpoints. `/metrics` shows `metrics`.
 pub fn router(
     frontend: Frontend,
     groups: Arc<Groups>,
+    overview: Arc<Overview>,
     metrics: prometheus::Registry,
     options: HttpOptions,
 ) -> axum::Router {
@@ -97,6 +104,7 @@ pub fn router(
     let edge = Arc::new(Edge {
         frontend,
         groups,
+        overview,
         metrics,
         options,
     });
@@ -109,6 +117,7 @@ pub fn router(
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/experts", get(probes::experts))
+        .route("/fleet", get(probes::fleet))
         .route("/version", get(probes::version))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -135,11 +144,13 @@ pub fn router(
 pub fn probes(
     frontend: Frontend,
     groups: Arc<Groups>,
+    overview: Arc<Overview>,
     metrics: prometheus::Registry,
 ) -> axum::Router {
     probe_routes().with_state(Arc::new(Edge {
         frontend,
         groups,
+        overview,
         metrics,
         options: HttpOptions::default(),
     }))
@@ -164,7 +175,7 @@ fn refuse(refused: Refused) -> Response {
     (challenge, ApiError::unauthorized(refused)).into_response()
 }
 
-/// Gives each request its id, and its answer the same.
+/// Gives each request its id, and its answer the same; sees whose trace it belongs to.
 async fn identify(mut request: Request, next: Next) -> Response {
     const HEADER: HeaderName = HeaderName::from_static("x-request-id");
     let offered = request
@@ -174,7 +185,11 @@ async fn identify(mut request: Request, next: Next) -> Response {
     let id = request_id::choose(offered);
     let header = HeaderValue::from_str(&id);
     let span = tracing::error_span!("http", request_id = %id, method = %request.method(), path = request.uri().path());
-    request.extensions_mut().insert(RequestId(id));
+    let caller = Caller {
+        request_id: id,
+        trace: Parent::of(request.headers()),
+    };
+    request.extensions_mut().insert(caller);
     let mut response = next.run(request).instrument(span).await;
     if let Ok(header) = header {
         response.headers_mut().insert(HEADER, header);

@@ -108,6 +108,11 @@ pub(super) async fn experts(State(edge): Shared) -> Response {
     json(&edge.groups.view())
 }
 
+/// `GET /fleet`: [`FleetAnswer`](crate::overview::view::FleetAnswer).
+pub(super) async fn fleet(State(edge): Shared) -> Response {
+    json(&edge.overview.answer())
+}
+
 /// `GET /metrics`: Prometheus' text format.
 pub(super) async fn metrics(State(edge): Shared) -> Result<Response, ApiError> {
     let families = edge.metrics.gather();

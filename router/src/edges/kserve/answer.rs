@@ -10,7 +10,7 @@ use millrace_proto::kserve::{InferParameter, ModelInferResponse};
 use super::request::{Infer, Outputs};
 use super::tensor::{encode_bytes, encode_ids, encode_u32};
 use crate::Frontend;
-use crate::api::{Event, EventStream, FinishReason, RequestError};
+use crate::api::{Event, EventStream, RequestError};
 
 /// What every response of one request repeats.
 #[derive(Debug, Clone, Default)]
@@ -104,10 +104,7 @@ impl Answer {
             choice.token_ids.extend(event.token_ids);
             if let Some(finish) = event.finish {
                 self.finished += 1;
-                choice.finish_reason = match finish.reason {
-                    FinishReason::Stop => "stop",
-                    FinishReason::Length => "length",
-                };
+                choice.finish_reason = finish.reason.as_str();
             }
         }
         Ok(tells)
@@ -198,7 +195,7 @@ pub(super) fn final_mark(last: bool) -> HashMap<String, InferParameter> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::api::{Finish, PromptInfo, Usage};
+    use crate::api::{Finish, FinishReason, PromptInfo, Usage};
 
     pub(in super::super) fn answer(
         events: Vec<Result<Event, RequestError>>,

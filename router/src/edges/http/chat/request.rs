@@ -10,6 +10,8 @@ use super::super::error::ApiError;
 use super::super::logprobs::TokenForm;
 use super::super::sampling::SamplingFields;
 use super::super::unsupported;
+use millrace_telemetry::traces::Parent;
+
 use crate::api::{ChatRequest, RequestOptions};
 use crate::edges::roles;
 
@@ -88,6 +90,7 @@ pub(super) fn read(body: &JsonBody, request_id: &str) -> Result<Call, ApiError> 
             request_id: request_id.to_owned(),
             cache_salt: fields.cache_salt.unwrap_or_default(),
             deadline: None,
+            trace: Parent::default(),
         },
     };
     Ok(Call { request, reply })

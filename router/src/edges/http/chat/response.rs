@@ -3,7 +3,7 @@
 use futures::StreamExt as _;
 use serde::Serialize;
 
-use super::super::answer::{Envelope, StopReason, ended_early, reason_name};
+use super::super::answer::{Envelope, StopReason, ended_early};
 use super::super::logprobs::{ChatLogProbs, PromptLogProbs};
 use super::super::usage::{UsageBody, UsageMeter};
 use super::request::Reply;
@@ -116,10 +116,7 @@ impl Choice {
                 reasoning_content: reasoning,
             },
             logprobs: ChatLogProbs::of(&self.logprobs, reply.token_form),
-            finish_reason: self
-                .finish
-                .as_ref()
-                .map(|finish| reason_name(finish.reason)),
+            finish_reason: self.finish.as_ref().map(|finish| finish.reason.as_str()),
             stop_reason: self
                 .finish
                 .as_ref()

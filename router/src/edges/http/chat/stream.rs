@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::super::answer::{Envelope, StopReason, StreamOptions, ended_early, reason_name};
+use super::super::answer::{Envelope, StopReason, StreamOptions, ended_early};
 use super::super::logprobs::ChatLogProbs;
 use super::super::sse::{Chunks, Frames};
 use super::super::usage::UsageMeter;
@@ -116,7 +116,7 @@ impl Chunks for ChatChunks {
             );
         }
         if let Some(finish) = &event.finish {
-            let finish_reason = Some(reason_name(finish.reason));
+            let finish_reason = Some(finish.reason.as_str());
             let stop_reason = finish.stop.as_ref().map(StopReason::from);
             self.write(
                 out,

@@ -14,7 +14,7 @@ use futures::stream::select_all;
 use super::answer::{Envelope, first_event, json};
 use super::body::JsonBody;
 use super::error::ApiError;
-use super::{RequestId, Shared, sse};
+use super::{Caller, Shared, sse};
 use crate::Frontend;
 use crate::api::{
     CompletionRequest, EventStream, Prompt, RequestError, TokenizeInput, TokenizeRequest,
@@ -23,15 +23,18 @@ use crate::api::{
 /// Completes each prompt `n` times; choice `p * n + c` is completion `c` of prompt `p`.
 pub(super) async fn handle(
     State(edge): Shared,
-    Extension(RequestId(id)): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
     let request::Call {
-        requests,
+        mut requests,
         mut reply,
-    } = request::read(&body, &id, edge.options.max_prompts)?;
+    } = request::read(&body, &caller.request_id, edge.options.max_prompts)?;
+    for request in &mut requests {
+        request.options.trace = caller.trace.clone();
+    }
     let model = edge.frontend.model(&requests[0].model)?.name;
-    let envelope = Envelope::new("cmpl", &id, model);
+    let envelope = Envelope::new("cmpl", &caller.request_id, model);
     if reply.echo && reply.logprobs {
         let texts = requests
             .iter()

@@ -10,6 +10,8 @@ use super::super::fields::Prompts;
 use super::super::logprobs::TokenForm;
 use super::super::sampling::SamplingFields;
 use super::super::unsupported;
+use millrace_telemetry::traces::Parent;
+
 use crate::api::{CompletionRequest, RequestOptions};
 
 /// What an absent `max_tokens` means in this API.
@@ -146,6 +148,7 @@ pub(super) fn read(
                 },
                 cache_salt: cache_salt.clone(),
                 deadline: None,
+                trace: Parent::default(),
             },
         });
     Ok(Call {

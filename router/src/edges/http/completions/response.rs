@@ -3,7 +3,7 @@
 use futures::StreamExt as _;
 use serde::Serialize;
 
-use super::super::answer::{Envelope, StopReason, ended_early, reason_name};
+use super::super::answer::{Envelope, StopReason, ended_early};
 use super::super::logprobs::{CompletionLogProbs, PromptLogProbs};
 use super::super::usage::{UsageBody, UsageMeter};
 use super::request::Reply;
@@ -110,7 +110,7 @@ impl CompletionAnswer {
             index,
             text: &choice.text,
             logprobs: reply.logprobs.then(|| self.logprobs(index, choice, prompt)),
-            finish_reason: finish.map(|finish| reason_name(finish.reason)),
+            finish_reason: finish.map(|finish| finish.reason.as_str()),
             stop_reason: finish.and_then(|finish| finish.stop.as_ref().map(StopReason::from)),
             prompt_logprobs: prompt
                 .filter(|_| reply.prompt_logprobs)

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::super::answer::{Envelope, StopReason, StreamOptions, ended_early, reason_name};
+use super::super::answer::{Envelope, StopReason, StreamOptions, ended_early};
 use super::super::logprobs::CompletionLogProbs;
 use super::super::sse::{Chunks, Frames};
 use super::super::usage::UsageMeter;
@@ -73,7 +73,7 @@ impl Chunks for CompletionChunks {
             index: event.index,
             text: &event.text,
             logprobs,
-            finish_reason: finish.map(|finish| reason_name(finish.reason)),
+            finish_reason: finish.map(|finish| finish.reason.as_str()),
             stop_reason: finish.and_then(|finish| finish.stop.as_ref().map(StopReason::from)),
             token_ids,
             prompt_token_ids,
