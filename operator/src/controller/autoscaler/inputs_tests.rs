@@ -1,0 +1,134 @@
+use std::sync::Arc;
+
+use super::super::target::Shape;
+use super::super::target::tests::spec;
+use super::*;
+use crate::fleet::{Counted, Worker};
+
+fn target() -> Target {
+    let shape = |ranks, gpus| Shape { ranks, gpus };
+    Target {
+        pools: ByRole::default(),
+        shapes: ByRole {
+            prefill: shape(8, 8),
+            decode: shape(1, 2),
+        },
+        local_prefill_tokens: 16,
+        rollout: false,
+    }
+}
+
+#[test]
+fn what_a_spec_leaves_out_is_the_decisions_default() {
+    let policy = policy(&spec(true), &target());
+    assert_eq!(policy.behavior, policy::Behavior::default());
+    assert_eq!(policy.objectives.quantile, 0.95);
+    assert_eq!(policy.objectives.ttft_seconds, Some(1.0));
+    assert_eq!(policy.objectives.itl_seconds, None);
+    let pool = |min, max, ranks, gpus| policy::PoolPolicy {
+        min,
+        max,
+        ranks,
+        gpus,
+    };
+    assert_eq!(policy.pools.prefill, pool(2, 4, 8, 8));
+    assert_eq!(policy.pools.decode, pool(1, 8, 1, 2));
+    assert_eq!((policy.max_gpus, policy.scale_to_zero), (None, None));
+    policy.validate().unwrap();
+}
+
+#[test]
+fn a_deployment_without_prefill_workers_has_none() {
+    let policy = policy(&spec(false), &target());
+    assert_eq!((policy.pools.prefill.min, policy.pools.prefill.max), (0, 0));
+}
+
+#[test]
+fn days_and_times_are_those_of_the_spec() {
+    let mut spec = spec(true);
+    let hints = serde_json::json!([
+        {"name": "office", "days": ["Mon", "Fri"], "from": "07:30", "until": "18:00", "decodeReplicas": 3},
+        {"from": "23:00", "until": "01:00", "prefillReplicas": 2},
+    ]);
+    spec.schedule = serde_json::from_value(hints).unwrap();
+    let hints = policy(&spec, &target()).schedule;
+    assert_eq!(
+        hints[0].days,
+        [true, false, false, false, true, false, false]
+    );
+    assert_eq!((hints[0].from, hints[0].until), (27_000, 64_800));
+    assert_eq!((hints[0].min.prefill, hints[0].min.decode), (0, 3));
+    assert_eq!(hints[1].days, [true; 7]);
+    assert_eq!((hints[1].from, hints[1].until), (82_800, 3_600));
+}
+
+#[test]
+fn routers_that_are_not_heard_are_expected() {
+    let heard = Counted {
+        router: "r-0".into(),
+        age: Duration::ZERO,
+        waiting: 3,
+        traffic: wire::Traffic {
+            incarnation: 7,
+            arrived: 11,
+            first_token_seconds: Some(wire::Distribution {
+                bounds: vec![0.1],
+                counts: vec![9, 2],
+                sum: 1.5,
+            }),
+            ..wire::Traffic::default()
+        },
+    };
+    let traffic = Traffic {
+        counted: vec![heard],
+        unheard: vec![Arc::from("r-1")],
+    };
+    let seen = observation(
+        &target(),
+        &traffic,
+        None,
+        Duration::from_secs(4),
+        Duration::ZERO,
+    );
+    assert_eq!((seen.routers.len(), seen.routers_expected), (1, 2));
+    let router = &seen.routers[0];
+    assert_eq!((router.waiting, router.traffic.arrived), (3, 11));
+    assert_eq!(router.traffic.first_token_seconds.counts, [9, 2]);
+    assert_eq!(router.traffic.queue_seconds, Default::default());
+    assert_eq!(seen.now, 4.0);
+}
+
+#[test]
+fn workers_that_no_router_has_are_none() {
+    let worker = |attached, routable| Worker {
+        role: Some(Role::Decode),
+        revision: String::new(),
+        routable,
+        attached,
+        draining: false,
+        running: 2,
+        waiting: 0,
+        waiting_tokens: 9,
+        max_running: 8,
+        kv_pages: 100,
+        free_pages: 60,
+        group: None,
+        rank: 0,
+    };
+    let view = DeploymentView {
+        workers: [
+            ("open", worker(true, Routable::Yes)),
+            ("new", worker(true, Routable::Unsettled)),
+            ("refused", worker(false, Routable::No(String::new()))),
+        ]
+        .map(|(name, worker)| (name.to_owned(), worker))
+        .into(),
+        ..DeploymentView::default()
+    };
+    let none = Traffic::default();
+    let zero = Duration::ZERO;
+    let workers = observation(&target(), &none, Some(&view), zero, zero).workers;
+    let available: Vec<bool> = workers.iter().map(|worker| worker.available).collect();
+    assert_eq!(available, [false, true]);
+    assert_eq!((workers[0].kv_pages, workers[0].free_pages), (100, 60));
+}
