@@ -60,6 +60,9 @@ pub enum Limit {
     Schedule(Role),
     /// More or fewer are wanted than may change at once.
     Step(Role),
+    /// Not even an empty pool would meet the objective (or only just): more replicas are no help, and what
+    /// is scaled for is 1.2 times what an empty pool does.
+    Unattainable(Objective),
 }
 
 /// Why a pool has the replicas it should have.
@@ -91,7 +94,7 @@ pub enum Cause {
     Surplus,
     /// Fewer would do, but it has not been so for long enough, or not surely.
     Stabilizing,
-    /// More are needed, but those that are starting come first.
+    /// Replicas are starting, and nothing but demand adds to them until they are there.
     Starting,
     /// Fewer would do, but others still drain.
     Draining,
@@ -131,7 +134,8 @@ pub enum Objective {
     Queue,
     /// Share of the prefill workers' time that is busy.
     PrefillUtilization,
-    /// Share of what decode workers can hold (turns or cache, whatever is scarcer).
+    /// Share of the tokens that decode workers make with as many sequences as they can hold (by turns or
+    /// cache, whatever is scarcer).
     DecodeUtilization,
 }
 
@@ -195,7 +199,7 @@ pub struct Predicted {
     pub queue_seconds: Option<f64>,
     /// Share of time; above 1: it cannot keep up.
     pub prefill_utilization: f64,
-    /// Sequences decoding over those that fit, by turns or cache, whatever is scarcer.
+    /// Tokens over those that full decode workers make; above 1: they cannot keep up.
     pub decode_utilization: f64,
     /// Sequences a decode rank has at a time, mean.
     pub batch: f64,
@@ -209,6 +213,8 @@ pub struct Predicted {
 pub struct Correction {
     pub prefill: f64,
     pub decode: f64,
+    /// Of TTFT, on top of that of prefill.
+    pub ttft: f64,
 }
 
 impl Decision {
@@ -219,9 +225,6 @@ impl Decision {
 
     /// For people, e.g. in a condition or an event.
     pub fn message(&self) -> String {
-        format!(
-            "prefill {} -> {}, decode {} -> {}",
-            self.present.prefill, self.desired.prefill, self.present.decode, self.desired.decode
-        )
+        crate::explain::message(self)
     }
 }

@@ -17,11 +17,23 @@
 //! [`decide`] is called every few seconds with the latest observation and one [`Memory`] for each
 //! deployment. A lost memory changes no replicas: [`decide`] waits until it has seen enough again.
 
+mod choose;
+mod correction;
 pub mod decision;
+mod explain;
+mod feedback;
+mod histogram;
+mod load;
 mod memory;
 pub mod model;
 pub mod observation;
 pub mod policy;
+mod predict;
+mod queue;
+mod schedule;
+mod steady;
+mod weigh;
+mod window;
 
 pub use decision::{Decision, Status};
 pub use memory::Memory;

@@ -1,0 +1,198 @@
+//! The model against what was measured. A model of another GPU, driver or context length is wrong by a
+//! factor more than in shape, so a factor each is learned: slowly, within bounds, and only from pools
+//! that are neither idle nor full nor in the middle of a change.
+
+use crate::decision::Correction;
+use crate::load::Shape;
+use crate::policy::Policy;
+use crate::predict::Predictor;
+use crate::window::Totals;
+use crate::{ByRole, Role};
+
+const LEAST: f64 = 0.25;
+const MOST: f64 = 4.0;
+/// Seconds within which a factor moves by two thirds of the way to what is measured.
+const SLOWNESS: f64 = 900.0;
+/// Seconds of learning until a factor is believed.
+const ENOUGH: f64 = 120.0;
+/// What the model is taken to be wrong by, in the direction that changes less, until then.
+const DOUBT: f64 = 2.0;
+
+/// Measured over modelled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Factors {
+    pub prefill: f64,
+    pub decode: f64,
+    /// Of TTFT, after that of prefill: what queues do that a formula does not say.
+    pub ttft: f64,
+}
+
+impl Factors {
+    pub const ONE: Factors = Factors {
+        prefill: 1.0,
+        decode: 1.0,
+        ttft: 1.0,
+    };
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Factor {
+    value: f64,
+    /// Seconds that it has learned for.
+    learned: f64,
+}
+
+impl Default for Factor {
+    fn default() -> Self {
+        Factor {
+            value: 1.0,
+            learned: 0.0,
+        }
+    }
+}
+
+impl Factor {
+    /// `measured` is over what the uncorrected model says. The first seconds count in full, later ones as
+    /// a running mean of `SLOWNESS`.
+    fn learn(&mut self, measured: f64, seconds: f64) {
+        if !measured.is_finite() || measured <= 0.0 {
+            return;
+        }
+        self.learned += seconds;
+        let weight = (seconds / self.learned.min(SLOWNESS)).min(1.0);
+        let measured = measured.clamp(LEAST, MOST);
+        // Of logarithms: twice and half are as far from 1.
+        self.value = (self.value.ln() * (1.0 - weight) + measured.ln() * weight).exp();
+    }
+
+    fn doubted(&self, by: f64) -> f64 {
+        if self.learned >= ENOUGH {
+            self.value
+        } else {
+            self.value * by
+        }
+    }
+}
+
+/// What was learned.
+#[derive(Debug, Clone, Default)]
+pub struct Learned {
+    prefill: Factor,
+    decode: Factor,
+    ttft: Factor,
+}
+
+/// A prefill pool that is busy for a share of the time outside of these says little.
+const BUSY: std::ops::Range<f64> = 0.1..0.9;
+
+impl Learned {
+    /// `settled` is what was measured since both pools are as they should be, `seconds` the time since it
+    /// was last learned from.
+    pub fn learn(
+        &mut self,
+        policy: &Policy,
+        shape: &Shape,
+        settled: &Totals,
+        replicas: ByRole<u32>,
+        seconds: f64,
+    ) {
+        let fleet = &settled.fleet;
+        if fleet.router_waiting.is_some_and(|waiting| waiting > 0.0) {
+            return;
+        }
+        let rate = settled.sums.arrived as f64 / settled.seconds.max(1.0);
+        let predictor = |factors| Predictor {
+            policy,
+            shape,
+            factors,
+            learned: ByRole::default(),
+        };
+
+        let busy = fleet.prefill_busy / fleet.prefill_seen;
+        let modelled = predictor(Factors::ONE)
+            .state(rate, replicas)
+            .utilization()
+            .prefill;
+        if BUSY.contains(&busy) && fleet.prefill_seen >= 30.0 && modelled > 0.0 {
+            self.prefill.learn(busy / modelled, seconds);
+        }
+
+        let batch = fleet.decode_running / fleet.decode_seen;
+        let waits = fleet.decode_waiting / fleet.decode_seen > 0.1;
+        let itl = &settled.sums.itl;
+        let room = batch < 0.9 * shape.turns.min(shape.fits);
+        if batch >= 0.5 && room && !waits && itl.count() >= 1000.0 {
+            let time_left = 1.0 - self.prefill.value * local_share(policy, shape, rate, replicas);
+            let step = policy
+                .model
+                .decode
+                .step_seconds(batch.max(1.0), shape.context);
+            let step = step / time_left.max(0.1);
+            let measured = itl.mean().unwrap_or(0.0) * shape.tokens_per_update;
+            self.decode.learn(measured / step, seconds);
+        }
+
+        let ttft = &settled.sums.ttft;
+        let state = predictor(Factors {
+            ttft: 1.0,
+            ..self.believed()
+        })
+        .state(rate, replicas);
+        let known = self.prefill.learned >= ENOUGH && state.utilization().prefill < BUSY.end;
+        if known
+            && ttft.count() >= 50.0
+            && let Some(modelled) = state.mean_ttft()
+        {
+            self.ttft
+                .learn(ttft.mean().unwrap_or(0.0) / modelled, seconds);
+        }
+    }
+
+    /// The best estimate.
+    pub fn believed(&self) -> Factors {
+        Factors {
+            prefill: self.prefill.value,
+            decode: self.decode.value,
+            ttft: self.ttft.value,
+        }
+    }
+
+    /// To take replicas away by: what is not known yet is taken to be slow.
+    pub fn cautious(&self) -> Factors {
+        self.doubted(DOUBT)
+    }
+
+    /// To add replicas by: what is not known yet is taken to be fast, or a lost memory would add some.
+    pub fn hopeful(&self) -> Factors {
+        self.doubted(1.0 / DOUBT)
+    }
+
+    fn doubted(&self, by: f64) -> Factors {
+        Factors {
+            prefill: self.prefill.doubted(by),
+            decode: self.decode.doubted(by),
+            ttft: self.ttft.value,
+        }
+    }
+
+    pub fn told(&self) -> Correction {
+        Correction {
+            prefill: self.prefill.value,
+            decode: self.decode.value,
+            ttft: self.ttft.value,
+        }
+    }
+}
+
+/// Share of the decode ranks' time that the uncorrected model gives to prompts they compute themselves.
+fn local_share(policy: &Policy, shape: &Shape, rate: f64, replicas: ByRole<u32>) -> f64 {
+    let aggregated = policy.pools.prefill.max == 0;
+    let ranks = f64::from(replicas.decode) * f64::from(policy.pools.of(Role::Decode).ranks);
+    let local = shape
+        .prompts
+        .iter()
+        .filter(|prompt| aggregated || prompt.tokens <= f64::from(policy.local_prefill_tokens));
+    let prefill = &policy.model.prefill;
+    let work = local.map(|p| p.share * prefill.seconds(p.tokens, p.cached));
+    rate * work.sum::<f64>() / ranks.max(1.0)
+}

@@ -1,0 +1,90 @@
+//! What keeps replicas from changing too often and too much.
+
+use std::collections::VecDeque;
+
+use crate::policy::Behavior;
+use crate::{ByRole, Role};
+
+/// Entries that a window is kept in, whatever its length.
+const ENTRIES: f64 = 64.0;
+
+/// What every look of a window wanted at least or at most.
+#[derive(Debug, Clone, Default)]
+pub struct Stabilizer {
+    /// (when it began, least, most).
+    entries: VecDeque<(f64, u32, u32)>,
+    since: Option<f64>,
+}
+
+impl Stabilizer {
+    pub fn push(&mut self, now: f64, wanted: u32, window: f64) {
+        self.since.get_or_insert(now);
+        match self.entries.back_mut() {
+            Some((began, least, most)) if now - *began < window / ENTRIES => {
+                (*least, *most) = (wanted.min(*least), wanted.max(*most));
+            }
+            _ => self.entries.push_back((now, wanted, wanted)),
+        }
+        // An entry is needed until all that it tells of is older than the window.
+        while self
+            .entries
+            .get(1)
+            .is_some_and(|next| now - next.0 >= window)
+        {
+            self.entries.pop_front();
+        }
+    }
+
+    /// Least and most. `None`: there were no looks for all of the window.
+    pub fn range(&self, now: f64, window: f64) -> Option<(u32, u32)> {
+        self.since.filter(|since| now - since >= window)?;
+        let least = self.entries.iter().map(|entry| entry.1).min()?;
+        Some((least, self.entries.iter().map(|entry| entry.2).max()?))
+    }
+}
+
+/// Replicas that there were, as far as steps are counted back.
+#[derive(Debug, Clone, Default)]
+pub struct Steps {
+    /// (since when, replicas).
+    were: VecDeque<(f64, ByRole<u32>)>,
+}
+
+/// Changes that are remembered at most.
+const CHANGES: usize = 64;
+
+impl Steps {
+    pub fn push(&mut self, now: f64, present: ByRole<u32>) {
+        if self.were.back().is_none_or(|(_, last)| *last != present) {
+            self.were.push_back((now, present));
+        }
+        while self.were.len() > CHANGES {
+            self.were.pop_front();
+        }
+    }
+
+    /// `wanted`, or what is as near to it as `behavior` lets the pool get from `present`.
+    pub fn limit(&self, now: f64, role: Role, wanted: u32, behavior: &Behavior) -> u32 {
+        let Some((_, present)) = self.were.back() else {
+            return wanted;
+        };
+        let present = *present.of(role);
+        let up = wanted > present;
+        let direction = if up { &behavior.up } else { &behavior.down };
+        // What was in force when the period began, and all since.
+        let began = now - direction.period_seconds;
+        let ended = |i: usize| self.were.get(i + 1).map_or(f64::INFINITY, |next| next.0);
+        let within = self.were.iter().enumerate();
+        let within = within.filter(|(i, _)| ended(*i) > began);
+        let counts = within.map(|(_, (_, replicas))| *replicas.of(role));
+        if up {
+            let least = counts.min().unwrap_or(present);
+            let most = least.saturating_add(direction.max_step);
+            wanted.min(most.max(present))
+        } else {
+            let most = counts.max().unwrap_or(present);
+            let least = most.saturating_sub(direction.max_step);
+            wanted.max(least.min(present))
+        }
+    }
+}
