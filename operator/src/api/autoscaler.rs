@@ -137,7 +137,7 @@ pub struct ReplicaBounds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Budget {
-    /// `nvidia.com/gpu` of both pools together. The surge of a rollout comes on top.
+    /// Of both pools together; a rank on CPUs counts as one. The surge of a rollout comes on top.
     #[schemars(range(min = 1))]
     pub max_gpus: i32,
 }
@@ -243,6 +243,7 @@ pub struct Profile {
 /// secondsPerTokenContext * n * c`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.baseSeconds + self.secondsPerToken > 0.0").message("tokens take time: baseSeconds or secondsPerToken is above 0"))]
 pub struct PrefillProfile {
     /// Tokens of a full chunk.
     #[schemars(range(min = 1))]
@@ -259,6 +260,7 @@ pub struct PrefillProfile {
 /// secondsPerContextToken * b * c`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.baseSeconds > 0.0").message("a step takes time: baseSeconds is above 0"))]
 pub struct DecodeProfile {
     #[schemars(range(min = 0))]
     pub base_seconds: f64,

@@ -16,7 +16,9 @@ use prometheus::IntGauge;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-pub use merge::{DeploymentView, Routable, SETTLES_IN, Worker};
+#[cfg(test)]
+pub use merge::Worker;
+pub use merge::{DeploymentView, Routable, SETTLES_IN};
 pub use traffic::{Counted, Traffic};
 
 use crate::cache::{Key, PodView};

@@ -217,7 +217,7 @@ pub fn find<T: DeserializeOwned>(all: &[Child], kind: &str, name: &str) -> T {
 }
 
 pub fn router_pod(resolved: &Resolved) -> PodSpec {
-    let all = router::objects(resolved);
+    let all = router::objects(resolved, false);
     let deployment: Deployment = find(&all, "Deployment", "m-router");
     deployment.spec.template.spec.unwrap()
 }

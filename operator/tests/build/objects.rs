@@ -96,7 +96,7 @@ fn objects_say_whose_they_are() {
 fn kinds_are_those_that_are_pruned() {
     for (_, spec) in RESTRICTED.into_iter().chain(PRIVILEGED) {
         let resolved = resolved(spec);
-        let always: Vec<_> = router::objects(&resolved)
+        let always: Vec<_> = router::objects(&resolved, false)
             .iter()
             .filter(|child| !router::KINDS.contains(&child.kind()))
             .map(|child| {

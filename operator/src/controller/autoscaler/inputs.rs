@@ -36,7 +36,7 @@ pub fn policy(spec: &PoolAutoscalerSpec, target: &Target) -> Policy {
             min: bounds.map_or(0, |bounds| count(bounds.min_replicas.unwrap_or(1))),
             max: bounds.map_or(0, |bounds| count(bounds.max_replicas)),
             ranks: shape.ranks.max(1),
-            gpus: shape.gpus,
+            gpus: shape.gpus.max(1),
         }
     };
     let behavior = &spec.behavior;
@@ -150,7 +150,8 @@ pub fn observation(
             .filter_map(|worker| {
                 Some(observation::Worker {
                     role: role(worker.role?),
-                    available: worker.routable == Routable::Yes,
+                    // One that a new router has not found yet gets requests from the others.
+                    available: !matches!(worker.routable, Routable::No(_)),
                     draining: worker.draining,
                     running: worker.running,
                     waiting: worker.waiting,

@@ -120,6 +120,7 @@ fn workers_that_no_router_has_are_none() {
             ("open", worker(true, Routable::Yes)),
             ("new", worker(true, Routable::Unsettled)),
             ("refused", worker(false, Routable::No(String::new()))),
+            ("starts", worker(true, Routable::No(String::new()))),
         ]
         .map(|(name, worker)| (name.to_owned(), worker))
         .into(),
@@ -129,6 +130,108 @@ fn workers_that_no_router_has_are_none() {
     let zero = Duration::ZERO;
     let workers = observation(&target(), &none, Some(&view), zero, zero).workers;
     let available: Vec<bool> = workers.iter().map(|worker| worker.available).collect();
-    assert_eq!(available, [false, true]);
+    assert_eq!(available, [true, true, false]);
     assert_eq!((workers[0].kv_pages, workers[0].free_pages), (100, 60));
+}
+
+/// Sums of a router at `second`, with `rate` sequences a second of which each waits for a turn.
+fn counted(second: u64, rate: u64) -> Counted {
+    let arrived = second * rate;
+    let slow = |bounds: &[f64], counts: &[u64], sum: f64| wire::Distribution {
+        bounds: bounds.to_vec(),
+        counts: counts.to_vec(),
+        sum,
+    };
+    let sequences = arrived as f64;
+    let traffic = wire::Traffic {
+        incarnation: 7,
+        seconds: second as f64,
+        arrived,
+        refused: 0,
+        prompt_tokens: 200 * arrived,
+        cached_prompt_tokens: 0,
+        generated_tokens: 100 * arrived,
+        updates: 100 * arrived,
+        queue_seconds: Some(slow(&[1.0, 4.0], &[0, arrived, 0], 3.0 * sequences)),
+        first_token_seconds: Some(slow(&[1.0, 4.0], &[0, arrived, 0], 3.2 * sequences)),
+        inter_token_seconds: Some(slow(&[0.02, 0.05], &[99 * arrived, 0, 0], 1.5 * sequences)),
+        prompt_length: Some(slow(&[100.0, 500.0], &[0, arrived, 0], 200.0 * sequences)),
+        generation_length: Some(slow(&[50.0, 200.0], &[0, arrived, 0], 100.0 * sequences)),
+    };
+    Counted {
+        router: "r-0".into(),
+        age: Duration::ZERO,
+        waiting: 3 * rate,
+        traffic,
+    }
+}
+
+#[test]
+fn what_routers_counted_makes_the_decision_as_long_as_all_are_heard() {
+    let mut target = target();
+    for pool in [&mut target.pools.prefill, &mut target.pools.decode] {
+        (pool.wanted, pool.ready, pool.existing) = (2, 2, 2);
+    }
+    let policy = policy(&spec(true), &target);
+    let mut memory = millrace_autoscaler::Memory::default();
+    let mut decide = |second: u64, gap: bool| {
+        let traffic = Traffic {
+            counted: vec![counted(second, 60)],
+            unheard: gap.then(|| Arc::from("r-1")).into_iter().collect(),
+        };
+        let now = Duration::from_secs(second);
+        let seen = observation(&target, &traffic, Some(&busy()), now, now);
+        millrace_autoscaler::decide(&policy, &seen, &mut memory).unwrap()
+    };
+    let first = decide(0, false);
+    assert!(!first.changes(), "nothing was seen yet");
+    for second in (15..300).step_by(15) {
+        let decision = decide(second, true);
+        assert!(!decision.changes(), "a router is not heard");
+    }
+    let mut last = decide(300, false);
+    for second in (315..600).step_by(15) {
+        last = decide(second, false);
+    }
+    assert_eq!(
+        last.status,
+        millrace_autoscaler::Status::Active,
+        "{}",
+        last.message()
+    );
+    assert!(last.desired.decode > 2, "{}", last.message());
+    let seen = last.seen.unwrap();
+    assert!((seen.arrival_rate - 60.0).abs() < 1.0, "{seen:?}");
+    assert_eq!((seen.mean_prompt, seen.mean_generation), (200.0, 100.0));
+}
+
+/// Two decode workers that run as many sequences as they may, and two prefill workers.
+fn busy() -> DeploymentView {
+    let worker = |role, running| Worker {
+        role: Some(role),
+        revision: String::new(),
+        routable: Routable::Yes,
+        attached: true,
+        draining: false,
+        running,
+        waiting: 0,
+        waiting_tokens: 0,
+        max_running: 32,
+        kv_pages: 2000,
+        free_pages: 1000,
+        group: None,
+        rank: 0,
+    };
+    let workers = [
+        ("d-0", worker(Role::Decode, 32)),
+        ("d-1", worker(Role::Decode, 32)),
+        ("p-0", worker(Role::Prefill, 4)),
+        ("p-1", worker(Role::Prefill, 4)),
+    ];
+    DeploymentView {
+        workers: workers
+            .map(|(name, worker)| (name.to_owned(), worker))
+            .into(),
+        ..DeploymentView::default()
+    }
 }

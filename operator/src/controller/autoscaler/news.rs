@@ -49,7 +49,7 @@ pub fn between(previous: &AutoscalerStatus, next: &AutoscalerStatus) -> Vec<News
             ),
         }
     }
-    if let Some(("True", reason @ ("MaxReplicas" | "BudgetReached"), message)) =
+    if let Some(("True", reason @ ("MaxReplicas" | "BudgetReached" | "Unattainable"), message)) =
         state(next, limited)
         && was(limited).is_none_or(|(s, r, _)| (s, r) != ("True", reason))
     {
@@ -63,13 +63,13 @@ pub fn between(previous: &AutoscalerStatus, next: &AutoscalerStatus) -> Vec<News
         let Some(after) = after.filter(|after| scaled(before, after)) else {
             continue;
         };
-        let reason = match after.desired > after.current {
-            true => "ScaledUp",
-            false => "ScaledDown",
+        let (reason, why) = match after.desired > after.current {
+            true => ("ScaledUp", &after.why_not_fewer),
+            false => ("ScaledDown", &after.why_not_more),
         };
         let note = format!(
-            "{role} from {} to {} groups ({}): {}",
-            after.current, after.desired, after.cause, next.message
+            "{role} from {} to {} groups, {}: {why}",
+            after.current, after.desired, after.cause
         );
         add(false, reason, "Scale", note);
     }

@@ -54,6 +54,7 @@ fn decision(desired: u32, state: Status, limits: &[Limit]) -> Decision {
         correction: Correction {
             prefill: 1.0,
             decode: 1.0,
+            ttft: 1.0,
         },
         gpus: 4,
     }

@@ -148,6 +148,6 @@ fn without_prefill_workers_there_is_one_pool() {
     let target = target(&spec(false), &aggregated, &there, &Default::default()).unwrap();
     assert_eq!(target.pools.prefill, Pool::default());
     assert_eq!(target.shapes.prefill, Shape::default());
-    assert_eq!(target.shapes.decode, Shape { ranks: 1, gpus: 0 });
+    assert_eq!(target.shapes.decode, Shape { ranks: 1, gpus: 1 });
     assert_eq!(target.local_prefill_tokens, LOCAL_PREFILL_TOKENS);
 }

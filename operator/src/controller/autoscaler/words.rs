@@ -39,15 +39,17 @@ pub fn limited(limits: &[Limit]) -> Option<(&'static str, String)> {
     let rank = |limit: &Limit| match limit {
         Limit::Budget => 0,
         Limit::Max(_) => 1,
-        Limit::Step(_) => 2,
-        Limit::Schedule(_) => 3,
-        Limit::Min(_) => 4,
+        Limit::Unattainable(_) => 2,
+        Limit::Step(_) => 3,
+        Limit::Schedule(_) => 4,
+        Limit::Min(_) => 5,
     };
     let mut limits = limits.to_vec();
     limits.sort_by_key(rank);
     let reason = match limits.first()? {
         Limit::Budget => "BudgetReached",
         Limit::Max(_) => "MaxReplicas",
+        Limit::Unattainable(_) => "Unattainable",
         Limit::Step(_) => "MaxStep",
         Limit::Schedule(_) => "Schedule",
         Limit::Min(_) => "MinReplicas",
@@ -64,6 +66,10 @@ fn limit(limit: &Limit) -> String {
         Limit::Schedule(role) => format!(
             "{}: fewer would do, but the schedule asks for these now",
             name(*role)
+        ),
+        Limit::Unattainable(objective) => format!(
+            "no number of groups brings {} below its objective; raise it",
+            latency(*objective)
         ),
         Limit::Min(role) => format!("fewer would do than {}.minReplicas", name(*role)),
     }
@@ -119,15 +125,23 @@ pub fn why_not_more(reasons: &Reasons, desired: u32) -> String {
     }
 }
 
+fn latency(objective: Objective) -> &'static str {
+    match objective {
+        Objective::Ttft => "TTFT",
+        Objective::Itl => "ITL",
+        Objective::Queue => "queue time",
+        Objective::PrefillUtilization => "prefill utilization",
+        Objective::DecodeUtilization => "decode utilization",
+    }
+}
+
 /// `with 2, TTFT would be 2.50 s of 2.00 s`.
 fn with(alternative: &Alternative) -> String {
-    let (what, percent) = match alternative.objective {
-        Objective::Ttft => ("TTFT", false),
-        Objective::Itl => ("ITL", false),
-        Objective::Queue => ("queue time", false),
-        Objective::PrefillUtilization => ("prefill utilization", true),
-        Objective::DecodeUtilization => ("decode utilization", true),
-    };
+    let what = latency(alternative.objective);
+    let percent = matches!(
+        alternative.objective,
+        Objective::PrefillUtilization | Objective::DecodeUtilization
+    );
     let value = |value: f64| match percent {
         true => format!("{:.0}%", value * 100.0),
         false if value < 1.0 => format!("{:.0} ms", value * 1000.0),
