@@ -12,11 +12,16 @@ use crate::{ByRole, Role};
 const LEAST: f64 = 0.25;
 const MOST: f64 = 4.0;
 /// Seconds within which a factor moves by two thirds of the way to what is measured.
-const SLOWNESS: f64 = 900.0;
+const SLOWNESS: f64 = 3600.0;
 /// Seconds of learning until a factor is believed.
 const ENOUGH: f64 = 120.0;
 /// What the model is taken to be wrong by, in the direction that changes less, until then.
 const DOUBT: f64 = 2.0;
+
+/// What a learned factor may be off by.
+const NOISE: f64 = 1.05;
+/// A mean TTFT so far from the model's was measured in another state.
+const OUTLIER: f64 = 3.0;
 
 /// Measured over modelled.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,12 +70,8 @@ impl Factor {
         self.value = (self.value.ln() * (1.0 - weight) + measured.ln() * weight).exp();
     }
 
-    fn doubted(&self, by: f64) -> f64 {
-        if self.learned >= ENOUGH {
-            self.value
-        } else {
-            self.value * by
-        }
+    fn doubt(&self) -> f64 {
+        if self.learned >= ENOUGH { NOISE } else { DOUBT }
     }
 }
 
@@ -97,7 +98,7 @@ impl Learned {
         seconds: f64,
     ) {
         let fleet = &settled.fleet;
-        if fleet.router_waiting.is_some_and(|waiting| waiting > 0.0) {
+        if fleet.turns_waiting.is_some_and(|waiting| waiting > 0.0) {
             return;
         }
         let rate = settled.sums.arrived as f64 / settled.seconds.max(1.0);
@@ -117,11 +118,10 @@ impl Learned {
             self.prefill.learn(busy / modelled, seconds);
         }
 
-        let batch = fleet.decode_running / fleet.decode_seen;
-        let waits = fleet.decode_waiting / fleet.decode_seen > 0.1;
+        let batch = fleet.decoding / fleet.decode_seen;
         let itl = &settled.sums.itl;
         let room = batch < 0.9 * shape.turns.min(shape.fits);
-        if batch >= 0.5 && room && !waits && itl.count() >= 1000.0 {
+        if batch >= 0.5 && room && itl.count() >= 1000.0 {
             let time_left = 1.0 - self.prefill.value * local_share(policy, shape, rate, replicas);
             let step = policy
                 .model
@@ -140,11 +140,15 @@ impl Learned {
         .state(rate, replicas);
         let known = self.prefill.learned >= ENOUGH && state.utilization().prefill < BUSY.end;
         if known
+            && !(busy > BUSY.end)
             && ttft.count() >= 50.0
             && let Some(modelled) = state.mean_ttft()
         {
-            self.ttft
-                .learn(ttft.mean().unwrap_or(0.0) / modelled, seconds);
+            // What a queue left behind that has just gone is no property of the pool.
+            let measured = ttft.mean().unwrap_or(0.0) / modelled;
+            if (1.0 / OUTLIER..OUTLIER).contains(&measured) {
+                self.ttft.learn(measured.clamp(0.5, 2.0), seconds);
+            }
         }
     }
 
@@ -157,20 +161,20 @@ impl Learned {
         }
     }
 
-    /// To take replicas away by: what is not known yet is taken to be slow.
+    /// To take replicas away by: what is not known is taken to be slow.
     pub fn cautious(&self) -> Factors {
-        self.doubted(DOUBT)
-    }
-
-    /// To add replicas by: what is not known yet is taken to be fast, or a lost memory would add some.
-    pub fn hopeful(&self) -> Factors {
-        self.doubted(1.0 / DOUBT)
-    }
-
-    fn doubted(&self, by: f64) -> Factors {
         Factors {
-            prefill: self.prefill.doubted(by),
-            decode: self.decode.doubted(by),
+            prefill: self.prefill.value * self.prefill.doubt(),
+            decode: self.decode.value * self.decode.doubt(),
+            ttft: self.ttft.value,
+        }
+    }
+
+    /// To add replicas by: what is not known is taken to be fast, or a lost memory would add some.
+    pub fn hopeful(&self) -> Factors {
+        Factors {
+            prefill: self.prefill.value / self.prefill.doubt(),
+            decode: self.decode.value / self.decode.doubt(),
             ttft: self.ttft.value,
         }
     }

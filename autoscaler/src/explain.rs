@@ -151,7 +151,7 @@ fn seen(
         mean_generation: shape.generation,
         prefix_hit_rate: part(prompts(|p| p.cached), mean_prompt),
         tokens_per_update: shape.tokens_per_update,
-        decoding: part(fleet.decode_running, fleet.decode_seen)
+        decoding: part(fleet.decoding, fleet.decode_seen)
             * observation
                 .workers
                 .iter()

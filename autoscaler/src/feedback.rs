@@ -93,6 +93,8 @@ fn gets_better(window: &Window, histogram: fn(&Sums) -> &Histogram, from: f64) -
     }
 }
 
+/// One so far above 1 says nothing, whatever the correction.
+const MOST: f64 = 4.0;
 /// Forgotten so slowly: by two thirds in a week.
 const FORGET: f64 = 7.0 * 86_400.0;
 /// Below the utilisation at which an objective was violated.
@@ -100,18 +102,18 @@ const BELOW: f64 = 0.95;
 /// No pool is taught to stay emptier than this.
 const LEAST: f64 = 0.1;
 
-/// The most that pools are used before objectives are violated, as violations taught. `None`: there were
-/// none.
+/// The most that pools are used before objectives are violated, as violations taught, by the uncorrected
+/// model: its correction changes. `None`: there were none.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Lessons {
     pub most: ByRole<Option<f64>>,
 }
 
 impl Lessons {
-    /// An objective was violated at such a utilisation, whatever was predicted.
+    /// An objective was violated at such a utilisation, by the uncorrected model, whatever was predicted.
     pub fn learn(&mut self, role: Role, utilization: f64) {
         let most = self.most.of_mut(role);
-        let taught = (BELOW * utilization).clamp(LEAST, 1.0);
+        let taught = (BELOW * utilization).max(LEAST);
         *most = Some(most.map_or(taught, |most| most.min(taught)));
     }
 
@@ -119,7 +121,7 @@ impl Lessons {
         let share = 1.0 - (-seconds.max(0.0) / FORGET).exp();
         for role in [Role::Prefill, Role::Decode] {
             let most: &mut Option<f64> = self.most.of_mut(role);
-            *most = most.map(|m| m + (1.0 - m) * share).filter(|m| *m < 0.99);
+            *most = most.map(|m| m * (1.0 + share)).filter(|m| *m < MOST);
         }
     }
 }

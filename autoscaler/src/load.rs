@@ -1,10 +1,11 @@
 //! What arrives: how much of it, how surely, and of what shape.
 
+use crate::histogram::Histogram;
 use crate::observation::Observation;
 use crate::policy::Policy;
 use crate::window::{LONG, MIDDLE, Piece, SHORT, Totals, Window, capacity};
 
-/// So few prompts or generations say nothing of their lengths; a longer window is asked.
+/// So few samples say nothing of a mean.
 const FEW: f64 = 30.0;
 /// Pieces of traffic whose counts are compared to see how bursty arrivals are.
 const BLOCK: usize = 3;
@@ -38,16 +39,16 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// `None`: nothing came whose length is known.
+    /// Of the long window, or of the middle one if lengths have surely changed. `None`: nothing came whose
+    /// length is known.
     pub fn of(window: &Window, observation: &Observation, policy: &Policy) -> Option<Shape> {
-        let middle = window.totals(MIDDLE, f64::MIN);
-        let enough =
-            |t: &Totals| t.sums.prompts.count() >= FEW && t.sums.generations.count() >= FEW;
-        let totals = if enough(&middle) {
-            middle
-        } else {
-            window.totals(LONG, f64::MIN)
-        };
+        let (middle, long) = (
+            window.totals(MIDDLE, f64::MIN),
+            window.totals(LONG, f64::MIN),
+        );
+        let new = differs(&middle.sums.prompts, &long.sums.prompts)
+            || differs(&middle.sums.generations, &long.sums.generations);
+        let totals = if new { middle } else { long };
         let sums = &totals.sums;
         let count = sums.prompts.count();
         let hit_rate = ratio(sums.cached_prompt_tokens, sums.prompt_tokens)?.clamp(0.0, 1.0);
@@ -95,6 +96,27 @@ impl Shape {
         let numbers = [shape.generation, shape.context, shape.turns, shape.fits];
         numbers.iter().all(|n| n.is_finite()).then_some(shape)
     }
+
+    /// Squared coefficient of variation of the work of a sequence, for the pool for which it is larger.
+    fn variation(&self) -> f64 {
+        let mean: f64 = self.prompts.iter().map(|p| p.share * p.tokens).sum();
+        let square = self
+            .prompts
+            .iter()
+            .map(|p| p.share * (p.tokens - mean).powi(2));
+        (square.sum::<f64>() / (mean * mean)).max(self.generation_variation)
+    }
+}
+
+/// Means differ by three standard errors, and there are enough samples to say so.
+fn differs(some: &Histogram, all: &Histogram) -> bool {
+    let count = some.count();
+    match (some.mean(), all.mean()) {
+        (Some(one), Some(other)) if count >= FEW => {
+            (one - other).powi(2) > 9.0 * all.variation() * other * other / count
+        }
+        _ => false,
+    }
 }
 
 /// Sequences a second, with what can be said of the error.
@@ -121,8 +143,10 @@ const SURE_OF_MIDDLE: f64 = 3.0;
 const SURE_OF_LESS: f64 = 2.0;
 
 impl Rate {
-    pub fn of(window: &Window) -> Rate {
-        let dispersion = dispersion(window);
+    /// Errors are of the work that comes: lengths scatter too.
+    pub fn of(window: &Window, shape: Option<&Shape>) -> Rate {
+        let arrivals = dispersion(window);
+        let dispersion = arrivals + shape.map_or(0.0, Shape::variation);
         let short = window.totals(SHORT, f64::MIN);
         let mut middle = window.totals(MIDDLE, f64::MIN);
         let (low_short, _) = bounds(&short, dispersion, SURE_OF_MINUTE);
@@ -142,10 +166,10 @@ impl Rate {
         Rate {
             mean,
             count,
-            error: (dispersion * count).sqrt() / middle.seconds.max(1.0),
+            error: (arrivals * count).sqrt() / middle.seconds.max(1.0),
             low: low_short.max(low_middle),
             high,
-            trend: trend(window, dispersion),
+            trend: trend(window, arrivals),
         }
     }
 

@@ -70,7 +70,7 @@ impl Memory {
             Room::of(policy, low)
         };
         let shape = Shape::of(&self.window, observation, policy);
-        let rate = Rate::of(&self.window);
+        let rate = Rate::of(&self.window, shape.as_ref());
         if let (Ok(()), Some(shape)) = (&heard, &shape) {
             self.learn(policy, observation, shape, present);
         }

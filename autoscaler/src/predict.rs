@@ -27,7 +27,7 @@ pub struct Predictor<'a> {
     pub policy: &'a Policy,
     pub shape: &'a Shape,
     pub factors: Factors,
-    /// Most utilisation, as far as violations have taught.
+    /// Most utilisation by the uncorrected model, as far as violations have taught.
     pub learned: ByRole<Option<f64>>,
 }
 
@@ -97,7 +97,12 @@ impl Predictor<'_> {
             HOPELESS
         };
         let batch = steps * base / (time_left - steps * each);
-        let keeps_up = decode_utilization < 1.0 && (0.0..slots).contains(&batch);
+        // A sequence has its turn while a peer prefills it.
+        let prefilling = prefill.map_or(slots, |wait| {
+            utilization(rate * (remote * wait.mean() + remote_work), decode_ranks)
+        });
+        let held = batch + prefilling;
+        let keeps_up = decode_utilization < 1.0 && batch >= 0.0 && held < slots;
         let batch = if keeps_up { batch } else { slots };
         let step = |batch: f64| (base + each * batch.max(1.0)) / time_left;
         let itl = keeps_up.then(|| {
@@ -108,7 +113,7 @@ impl Predictor<'_> {
         let turn = if keeps_up {
             let stays = shape.generation / shape.tokens_per_update * step(batch);
             let servers = slots * decode_ranks;
-            Wait::of(servers, batch / slots, stays, shape.generation_variation)
+            Wait::of(servers, held / slots, stays, shape.generation_variation)
         } else {
             None
         };
@@ -161,9 +166,13 @@ impl Predictor<'_> {
         let least_ttft = empty.ttft(objectives.quantile);
         let waits = objectives.ttft_seconds.is_some() || objectives.queue_seconds.is_some();
         let busy = if waits { MOST_BUSY } else { BUSY };
-        let most = self
-            .learned
-            .map(|_, learned| learned.unwrap_or(busy).min(busy));
+        let most = self.learned.map(|role, learned| {
+            let factor = match role {
+                Role::Prefill => self.factors.prefill,
+                Role::Decode => self.factors.decode,
+            };
+            learned.map_or(busy, |learned| (learned * factor).min(busy))
+        });
         Bounds {
             quantile: objectives.quantile,
             ttft: reach(objectives.ttft_seconds, least_ttft),

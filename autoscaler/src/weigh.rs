@@ -139,9 +139,9 @@ impl Memory {
     fn piled_up(&self, shape: &Shape) -> f64 {
         let fleet = self.window.totals(SHORT, f64::MIN).fleet;
         let each: f64 = shape.prompts.iter().map(|p| p.share * p.tokens).sum();
-        let at_routers = fleet.router_waiting.unwrap_or(0.0);
-        let prompts = fleet.prefill_waiting.unwrap_or(0.0) / each;
-        at_routers.max(prompts) / CATCH_UP
+        let turns = fleet.turns_waiting.unwrap_or(0.0);
+        let prompts = fleet.prompts_waiting.unwrap_or(0.0) / each;
+        (turns + prompts) / CATCH_UP
     }
 
     /// An objective is violated though nothing predicts it: a little more of the pool that it is about,
@@ -166,26 +166,36 @@ impl Memory {
         let objective = violated(&self.window, &bounds, settled + SHORT)?;
         let totals = self.window.totals(MIDDLE, settled + SHORT);
         let fleet = totals.fleet;
-        let waits = fleet.router_waiting.is_some_and(|waiting| waiting > 0.0)
-            || fleet.decode_waiting > 0.2 * fleet.decode_seen;
+        // Sequences whose prompts wait hold turns, so that turns run out too: what is busier counts.
+        let slots = shape.turns.min(shape.fits) * fleet.decode_seen;
+        let prefill_is_busier = fleet.prefill_busy * slots >= fleet.decoding * fleet.prefill_seen;
+        let aggregated = policy.pools.prefill.max == 0;
         let role = match objective {
-            Objective::Ttft if policy.pools.prefill.max > 0 && !waits => Role::Prefill,
+            Objective::Itl => Role::Decode,
+            _ if prefill_is_busier && !aggregated => Role::Prefill,
             _ => Role::Decode,
         };
-        // Where the model is off by more than this, it is not replicas that are missing.
-        let asked = rate.to_serve() * (1.0 + policy.behavior.tolerance);
+        let asked = (rate.to_serve() + self.piled_up(shape)) * (1.0 + policy.behavior.tolerance);
         let model = needed(&predictor, &bounds, asked, room).replicas;
         let now = *present.of(role);
-        if u64::from(now) > 2 * u64::from(*model.of(role)) {
-            return None;
-        }
-        let utilization = predictor.state(rate.mean, present).utilization();
-        self.lessons.learn(role, *utilization.of(role));
-        let served = totals.sums.ttft.count();
+        let (predicted, served) = (*model.of(role), totals.sums.ttft.count());
         let behind = totals.sums.arrived as f64 / served.max(1.0) - 1.0;
         let add = (f64::from(now) * behind.clamp(ADD, 1.0)).ceil().max(1.0);
+        let mut more = now.saturating_add(add as u32);
+        if predictor.state(rate.mean, present).meets(&bounds) {
+            // Where the model is off by more than this, it is not replicas that are missing.
+            if u64::from(now) > 2 * u64::from(predicted) {
+                return None;
+            }
+            predictor.factors = Factors::ONE;
+            let utilization = predictor.state(rate.mean, present).utilization();
+            self.lessons.learn(role, *utilization.of(role));
+        } else {
+            // What the model said in vain as long as it was not sure.
+            more = more.max(predicted);
+        }
         let mut replicas = present;
-        *replicas.of_mut(role) = now.saturating_add(add as u32);
+        *replicas.of_mut(role) = more;
         *draft.causes.of_mut(role) = Cause::Violated;
         let fits = room.fit(replicas, present);
         let short = match fits == replicas {

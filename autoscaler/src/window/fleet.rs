@@ -13,22 +13,23 @@ pub struct Fleet {
     pub prefill_seen: f64,
     pub prefill_busy: f64,
     pub decode_seen: f64,
-    pub decode_running: f64,
-    /// Seen with something waiting for pages or a turn.
-    pub decode_waiting: f64,
-    /// Tokens in caches that are in use, and the sequences that use them.
+    /// Sequences that decode. Workers count those that a peer prefills for them among the running ones.
+    pub decoding: f64,
+    /// Tokens in caches that are in use, and the sequences that use or wait for them.
     pub kv_tokens: f64,
     pub kv_sequences: f64,
     /// Of all looks the least that waited: what piled up and stays.
-    pub router_waiting: Option<f64>,
-    /// Prompt tokens.
-    pub prefill_waiting: Option<f64>,
+    /// Sequences without a turn, at routers and at decode workers.
+    pub turns_waiting: Option<f64>,
+    /// Prompt tokens at prefill workers.
+    pub prompts_waiting: Option<f64>,
 }
 
 impl Fleet {
     pub fn of(observation: &Observation) -> Fleet {
         let mut fleet = Fleet::default();
-        let mut prompt_tokens = 0.0;
+        let (mut prompt_tokens, mut prefilling) = (0.0, 0.0);
+        let mut turns: f64 = observation.routers.iter().map(|r| r.waiting as f64).sum();
         for worker in observation.workers.iter().filter(|w| serves(w)) {
             let running = f64::from(worker.running);
             match worker.role {
@@ -38,13 +39,12 @@ impl Fleet {
                         fleet.prefill_busy += 1.0;
                     }
                     prompt_tokens += worker.waiting_tokens as f64;
+                    prefilling += running + f64::from(worker.waiting);
                 }
                 Role::Decode => {
                     fleet.decode_seen += 1.0;
-                    fleet.decode_running += running;
-                    if worker.waiting > 0 {
-                        fleet.decode_waiting += 1.0;
-                    }
+                    fleet.decoding += running;
+                    turns += f64::from(worker.waiting);
                     if worker.kv_pages > 0 {
                         let used = worker.kv_pages.saturating_sub(worker.free_pages);
                         fleet.kv_tokens += used as f64 * PAGE_TOKENS;
@@ -53,9 +53,9 @@ impl Fleet {
                 }
             }
         }
-        let waiting: f64 = observation.routers.iter().map(|r| r.waiting as f64).sum();
-        fleet.router_waiting = Some(waiting);
-        fleet.prefill_waiting = Some(prompt_tokens);
+        fleet.decoding = (fleet.decoding - prefilling).max(0.0);
+        fleet.turns_waiting = Some(turns);
+        fleet.prompts_waiting = Some(prompt_tokens);
         fleet
     }
 
@@ -63,12 +63,11 @@ impl Fleet {
         self.prefill_seen += other.prefill_seen;
         self.prefill_busy += other.prefill_busy;
         self.decode_seen += other.decode_seen;
-        self.decode_running += other.decode_running;
-        self.decode_waiting += other.decode_waiting;
+        self.decoding += other.decoding;
         self.kv_tokens += other.kv_tokens;
         self.kv_sequences += other.kv_sequences;
-        self.router_waiting = least(self.router_waiting, other.router_waiting);
-        self.prefill_waiting = least(self.prefill_waiting, other.prefill_waiting);
+        self.turns_waiting = least(self.turns_waiting, other.turns_waiting);
+        self.prompts_waiting = least(self.prompts_waiting, other.prompts_waiting);
     }
 }
 

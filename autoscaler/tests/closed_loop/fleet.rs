@@ -366,8 +366,9 @@ impl Fleet {
                 role: Role::Decode,
                 available: !w.draining,
                 draining: w.draining,
-                running: w.running.len() as u32,
-                waiting: w.held - w.running.len() as u32,
+                // Those that are prefilled hold a place.
+                running: w.held,
+                waiting: 0,
                 max_running: self.truth.model.max_running,
                 waiting_tokens: 0,
                 kv_pages: pages,
