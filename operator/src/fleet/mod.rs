@@ -257,3 +257,7 @@ fn load(view: &FleetView) -> u64 {
     }
     hasher.finish()
 }
+
+#[cfg(test)]
+#[path = "mod_tests.rs"]
+mod tests;

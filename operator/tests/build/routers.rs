@@ -60,7 +60,10 @@ fn clients_reach_routers_that_are_not_ready_only_to_wake_workers() {
         let spec = clients.spec.unwrap();
         assert_eq!(spec.publish_not_ready_addresses, published);
         let workers: Service = find(&all, "Service", "m-router");
-        assert_eq!(workers.spec.unwrap().publish_not_ready_addresses, Some(true));
+        assert_eq!(
+            workers.spec.unwrap().publish_not_ready_addresses,
+            Some(true)
+        );
     }
 }
 
