@@ -60,8 +60,8 @@ pub enum Limit {
     Schedule(Role),
     /// More or fewer are wanted than may change at once.
     Step(Role),
-    /// Not even an empty pool would meet the objective (or only just): more replicas are no help, and what
-    /// is scaled for is 1.2 times what an empty pool does.
+    /// Not even an empty pool would meet the objective: more replicas are no help, and what is scaled for
+    /// is near what an empty pool does.
     Unattainable(Objective),
 }
 

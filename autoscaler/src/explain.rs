@@ -96,13 +96,13 @@ fn predict(
     }
     let bounds_raised = [(Objective::Ttft, bounds.ttft), (Objective::Itl, bounds.itl)];
     for (objective, bound) in bounds_raised {
-        if bound.is_some_and(|(_, as_asked)| !as_asked) {
+        if bound.is_some_and(|bound| !bound.attainable) {
             decision.limits.push(Limit::Unattainable(objective));
         }
     }
     if desired.decode > 0 {
         let state = predictor.state(rate, desired);
-        let told = state.told(bounds.quantile);
+        let told = state.told(policy.objectives.quantile);
         let worst = state.worst(bounds, 0);
         let severity = state.severity(worst.predicted, worst.bound);
         decision.bottleneck = match worst.objective {

@@ -2,8 +2,8 @@
 
 use crate::decision::Objective;
 use crate::histogram::Histogram;
-use crate::predict::Bounds;
-use crate::window::{MIDDLE, SHORT, Sums, Window};
+use crate::predict::{Bound, Bounds};
+use crate::window::{LONG, MIDDLE, SHORT, Sums, Window};
 use crate::{ByRole, Role};
 
 /// Standard errors.
@@ -16,14 +16,14 @@ const TOGETHER: f64 = 2.0;
 const BETTER: f64 = 0.9;
 
 /// The histogram of an objective, and its bound. `None`: nobody asked.
-fn of(objective: Objective, bounds: &Bounds) -> Option<(fn(&Sums) -> &Histogram, f64)> {
+fn of(objective: Objective, bounds: &Bounds) -> Option<(fn(&Sums) -> &Histogram, Bound)> {
     let (histogram, bound): (fn(&Sums) -> &Histogram, _) = match objective {
         Objective::Ttft => (|sums| &sums.ttft, bounds.ttft),
         Objective::Itl => (|sums| &sums.itl, bounds.itl),
         Objective::Queue => (|sums| &sums.queue, bounds.queue),
         Objective::PrefillUtilization | Objective::DecodeUtilization => return None,
     };
-    bound.map(|(bound, _)| (histogram, bound))
+    bound.map(|bound| (histogram, bound))
 }
 
 const MEASURED: [Objective; 3] = [Objective::Itl, Objective::Queue, Objective::Ttft];
@@ -32,8 +32,8 @@ const MEASURED: [Objective; 3] = [Objective::Itl, Objective::Queue, Objective::T
 pub fn violated(window: &Window, bounds: &Bounds, from: f64) -> Option<Objective> {
     MEASURED.into_iter().find(|&objective| {
         of(objective, bounds).is_some_and(|(histogram, bound)| {
-            surely(window, histogram, bound, 1.0 - bounds.quantile, from)
-                && !gets_better(window, histogram, from)
+            let surely = |seconds| surely(window, histogram, &bound, seconds, from);
+            (surely(MIDDLE) || surely(LONG)) && !gets_better(window, histogram, from)
         })
     })
 }
@@ -43,8 +43,8 @@ pub fn attained(window: &Window, bounds: &Bounds) -> bool {
     let sums = window.totals(MIDDLE, f64::MIN).sums;
     MEASURED.into_iter().all(|objective| {
         of(objective, bounds).is_none_or(|(histogram, bound)| {
-            let above = histogram(&sums).surely_above(bound);
-            above < 3.0 || above <= histogram(&sums).count() * (1.0 - bounds.quantile)
+            let above = histogram(&sums).surely_above(bound.value);
+            above < 3.0 || above <= histogram(&sums).count() * bound.late
         })
     })
 }
@@ -52,15 +52,20 @@ pub fn attained(window: &Window, bounds: &Bounds) -> bool {
 fn surely(
     window: &Window,
     histogram: fn(&Sums) -> &Histogram,
-    bound: f64,
-    allowed: f64,
+    bound: &Bound,
+    seconds: f64,
     from: f64,
 ) -> bool {
+    let Bound {
+        value: bound,
+        late: allowed,
+        ..
+    } = *bound;
     let latest = window.totals(SHORT, from).sums;
     let latest = histogram(&latest);
     let pieces = || {
         window
-            .recent(MIDDLE, from)
+            .recent(seconds, from)
             .map(|piece| histogram(&piece.sums))
     };
     let all: f64 = pieces().map(Histogram::count).sum();

@@ -7,6 +7,9 @@ use crate::observation::Distribution;
 /// More buckets than this are no histogram of ours.
 const MOST_BUCKETS: usize = 256;
 
+/// Points that a bucket's samples are taken for.
+const PARTS: f64 = 3.0;
+
 /// A consistent one: bounds ascend, there is one count more than bounds, the sum is finite and not
 /// negative. Without counts: nothing was ever counted, and it takes the buckets of the first one added.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -134,14 +137,20 @@ impl Histogram {
         last
     }
 
-    /// One for each bucket with samples. Their mean is the histogram's, as far as the buckets allow.
+    /// A few for each bucket with samples. Their mean is the histogram's, as far as the buckets allow.
     pub fn points(&self) -> Vec<Point> {
-        let within = 1.0 / (1.0 + self.exponent());
-        self.buckets()
-            .filter(|bucket| bucket.0 > 0.0)
-            .map(|(count, lower, upper)| Point {
-                count,
-                value: lower + within * (upper - lower),
+        let exponent = self.exponent();
+        // Means of thirds of a bucket's samples: of u^exponent between two u.
+        let up_to = |part: f64| part.powf(exponent + 1.0) / (exponent + 1.0) * PARTS;
+        let parts = || (0..PARTS as u32).map(|i| f64::from(i) / PARTS);
+        let within: Vec<f64> = parts().map(|u| up_to(u + 1.0 / PARTS) - up_to(u)).collect();
+        let filled = self.buckets().filter(|bucket| bucket.0 > 0.0);
+        filled
+            .flat_map(|(count, lower, upper)| {
+                within.iter().map(move |within| Point {
+                    count: count / PARTS,
+                    value: lower + within * (upper - lower),
+                })
             })
             .collect()
     }

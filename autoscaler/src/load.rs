@@ -128,7 +128,7 @@ pub struct Rate {
     pub count: f64,
     /// Its standard error.
     pub error: f64,
-    /// It is surely not less: of the middle window or, if that says more, of the last minute.
+    /// It is surely not less: of the windows the one that says most.
     pub low: f64,
     /// It is surely not more.
     pub high: f64,
@@ -148,26 +148,25 @@ impl Rate {
         let arrivals = dispersion(window);
         let dispersion = arrivals + shape.map_or(0.0, Shape::variation);
         let short = window.totals(SHORT, f64::MIN);
-        let mut middle = window.totals(MIDDLE, f64::MIN);
+        let middle = window.totals(MIDDLE, f64::MIN);
         let (low_short, _) = bounds(&short, dispersion, SURE_OF_MINUTE);
         let (low_middle, _) = bounds(&middle, dispersion, SURE_OF_MIDDLE);
         let (_, mut high) = bounds(&middle, dispersion, SURE_OF_LESS);
         let mean = per_second(&middle);
-        if (middle.sums.arrived as f64) < 3.0 * FEW {
-            let long = window.totals(LONG, f64::MIN);
-            let (_, high_long) = bounds(&long, dispersion, SURE_OF_LESS);
-            // Of few arrivals the longer window is surer, unless they have just become more.
-            if low_middle <= per_second(&long) && mean < high_long {
-                high = high_long.max(mean);
-            }
+        let long = window.totals(LONG, f64::MIN);
+        let (low_long, high_long) = bounds(&long, dispersion, SURE_OF_MIDDLE);
+        // The longer window is surer, unless load has just changed.
+        let same = (low_middle..=high).contains(&per_second(&long));
+        if same && (middle.sums.arrived as f64) < 3.0 * FEW {
+            high = high_long.max(mean);
         }
+        let low_long = if same { low_long } else { 0.0 };
         let count = middle.sums.arrived as f64;
-        middle.sums = Default::default();
         Rate {
             mean,
             count,
             error: (arrivals * count).sqrt() / middle.seconds.max(1.0),
-            low: low_short.max(low_middle),
+            low: low_short.max(low_middle).max(low_long),
             high,
             trend: trend(window, arrivals),
         }

@@ -8,7 +8,7 @@ use crate::feedback::Lessons;
 use crate::load::{Rate, Shape};
 use crate::observation::Observation;
 use crate::policy::Policy;
-use crate::steady::{Stabilizer, Steps};
+use crate::steady::{Patience, Stabilizer, Steps};
 use crate::window::{MIDDLE, SHORT, Window};
 use crate::{ByRole, Decision, Role, schedule};
 
@@ -23,6 +23,7 @@ pub struct Memory {
     /// What up and down looks wanted since replicas last changed.
     pub(crate) up: ByRole<Stabilizer>,
     pub(crate) down: ByRole<Stabilizer>,
+    pub(crate) patience: ByRole<Patience>,
     /// Since when all wanted replicas are ready. `None`: they are not.
     pub(crate) settled: Option<f64>,
     present: Option<ByRole<u32>>,
@@ -58,7 +59,8 @@ impl Memory {
     pub(crate) fn decide(&mut self, policy: &Policy, observation: &Observation) -> Decision {
         let present = observation.pools.map(|_, pool| pool.wanted);
         let heard = self.window.take(observation);
-        self.note(observation, present, heard.is_err());
+        let window = policy.behavior.down.stabilization_seconds;
+        self.note(observation, present, window, heard.is_err());
         let minimum = policy.minimum();
         let hints = schedule::floor(policy, observation.unix_seconds);
         let with_hints = Room::of(policy, minimum.map(|role, &n| n.max(*hints.of(role))));
@@ -133,9 +135,14 @@ impl Memory {
     }
 
     /// Takes down what there is, apart from traffic.
-    fn note(&mut self, observation: &Observation, present: ByRole<u32>, gap: bool) {
+    fn note(&mut self, observation: &Observation, present: ByRole<u32>, window: f64, gap: bool) {
         let now = observation.now;
         if self.present != Some(present) {
+            for role in [Role::Prefill, Role::Decode] {
+                let before = self.present.unwrap_or(present);
+                let patience: &mut Patience = self.patience.of_mut(role);
+                patience.changed(now, *before.of(role), *present.of(role), window);
+            }
             self.present = Some(present);
             self.settled = None;
             self.up = ByRole::default();

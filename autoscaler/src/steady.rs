@@ -35,11 +35,65 @@ impl Stabilizer {
         }
     }
 
+    /// The most that was wanted in the last half of the window.
+    pub fn lately(&self, now: f64, window: f64) -> Option<u32> {
+        let late = self.entries.iter().rev();
+        let late = late.take_while(|entry| now - entry.0 <= window / 2.0);
+        late.map(|entry| entry.2).max()
+    }
+
     /// Least and most. `None`: there were no looks for all of the window.
     pub fn range(&self, now: f64, window: f64) -> Option<(u32, u32)> {
         self.since.filter(|since| now - since >= window)?;
         let least = self.entries.iter().map(|entry| entry.1).min()?;
         Some((least, self.entries.iter().map(|entry| entry.2).max()?))
+    }
+}
+
+/// How much longer than asked a pool waits before it shrinks: twice as long each time that it had to grow
+/// again soon after it had shrunk, so that load that comes and goes is not followed back and forth.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    times: f64,
+    shrank: Option<f64>,
+    grew_again: f64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            times: 1.0,
+            shrank: None,
+            grew_again: 0.0,
+        }
+    }
+}
+
+/// Seconds after shrinking in which growing is growing again, at least.
+const SOON: f64 = 3600.0;
+const MOST_TIMES: f64 = 16.0;
+/// Seconds until patience halves again.
+const CALM: f64 = 43_200.0;
+
+impl Patience {
+    pub fn changed(&mut self, now: f64, from: u32, to: u32, window: f64) {
+        if to < from {
+            self.shrank = Some(now);
+        } else if to > from {
+            let soon = SOON.max(2.0 * self.times * window);
+            if self.shrank.take().is_some_and(|shrank| now - shrank < soon) {
+                self.times = (2.0 * self.times).min(MOST_TIMES);
+                self.grew_again = now;
+            }
+        }
+    }
+
+    pub fn times(&mut self, now: f64) -> f64 {
+        if self.times > 1.0 && now - self.grew_again > CALM {
+            self.times /= 2.0;
+            self.grew_again = now;
+        }
+        self.times
     }
 }
 

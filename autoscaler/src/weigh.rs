@@ -234,10 +234,11 @@ impl Memory {
                 ),
             ),
         };
-        let window = policy.behavior.down.stabilization_seconds;
+        let asked = policy.behavior.down.stabilization_seconds;
         let seen_enough = self.window.covered() >= MIDDLE;
         for role in ROLES {
             let (fewest, present) = (*fewest.of(role), *present.of(role));
+            let window = asked * self.patience.of_mut(role).times(now);
             let down = self.down.of_mut(role);
             down.push(now, fewest, window);
             let most = match window > 0.0 {
@@ -248,12 +249,18 @@ impl Memory {
                 continue;
             }
             let pool = observation.pools.of(role);
+            // Load still falls: once, rather than step by step.
+            let falls = window > 0.0 && down.lately(now, window).is_some_and(|late| late < most);
             let rebalances = up.is_some_and(|up| up.short == Some(Short::Budget));
             let cause = if observation.rollout {
                 Cause::Rollout
             } else if pool.existing > pool.wanted {
                 Cause::Draining
-            } else if most >= present || !seen_enough || (!rebalances && (!holds || up.is_some())) {
+            } else if most >= present
+                || falls
+                || !seen_enough
+                || (!rebalances && (!holds || up.is_some()))
+            {
                 Cause::Stabilizing
             } else {
                 *draft.target.of_mut(role) = most;

@@ -45,14 +45,21 @@ struct Heard {
     /// When the last piece ended.
     base_seconds: f64,
     base: Sums,
-    /// The latest of its own clock, and when it came.
+}
+
+/// The latest of a router's own clock, and when it came.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    incarnation: u64,
     latest: f64,
-    latest_at: f64,
+    at: f64,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct Window {
     routers: BTreeMap<String, Heard>,
+    /// Outlives gaps: a clock that stands still is no fresh one.
+    clocks: BTreeMap<String, Clock>,
     pieces: VecDeque<Piece>,
     /// Of looks since the last piece ended.
     fleet: Option<Fleet>,
@@ -74,7 +81,10 @@ impl Window {
         }
         // Nobody looked: what routers counted meanwhile is a fact, but not what workers did.
         if self.last_look.is_some_and(|last| now - last > SHORT) {
-            *self = Window::default();
+            *self = Window {
+                clocks: std::mem::take(&mut self.clocks),
+                ..Window::default()
+            };
         }
         self.last_look = Some(now);
         match self.look(observation) {
@@ -86,6 +96,7 @@ impl Window {
                 let since = *self.gap_since.get_or_insert(now);
                 if now - since >= GAP || why == Frozen::NoRouters {
                     *self = Window {
+                        clocks: std::mem::take(&mut self.clocks),
                         last_look: Some(now),
                         gap_since: Some(since),
                         ..Window::default()
@@ -114,16 +125,25 @@ impl Window {
                 .ok_or(Frozen::MetricsGap)?;
             told.insert(&router.name, (traffic.incarnation, traffic.seconds, sums));
         }
+        let mut stands_still = false;
+        let mut clocks = BTreeMap::new();
         for (name, (incarnation, seconds, _)) in &told {
-            if let Some(known) = self.routers.get_mut(*name)
-                && known.incarnation == *incarnation
-            {
-                if *seconds > known.latest {
-                    (known.latest, known.latest_at) = (*seconds, now);
-                } else if now - known.latest_at >= GAP {
-                    return Err(Frozen::MetricsGap);
-                }
-            }
+            let known = self.clocks.get(*name);
+            let known = known.filter(|clock| clock.incarnation == *incarnation);
+            let clock = match known {
+                Some(clock) if *seconds <= clock.latest => *clock,
+                _ => Clock {
+                    incarnation: *incarnation,
+                    latest: *seconds,
+                    at: now,
+                },
+            };
+            stands_still |= now - clock.at >= GAP;
+            clocks.insert((*name).clone(), clock);
+        }
+        self.clocks = clocks;
+        if stands_still {
+            return Err(Frozen::MetricsGap);
         }
         let fleet = Fleet::of(observation);
         match &mut self.fleet {
@@ -163,15 +183,12 @@ impl Window {
                 }
                 None => whole = false,
             }
-            let latest_at = same.map_or(now, |known| known.latest_at);
             routers.insert(
                 name.clone(),
                 Heard {
                     incarnation,
                     base_seconds: seconds,
                     base: now_sums,
-                    latest: seconds,
-                    latest_at,
                 },
             );
         }

@@ -132,11 +132,12 @@ pub struct Change {
     pub to: ByRole<u32>,
 }
 
+/// (in time, all) of first tokens and of all tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
     pub from: f64,
-    pub ttft: f64,
-    pub itl: f64,
+    pub first: (f64, f64),
+    pub tokens: (f64, f64),
 }
 
 pub struct Report {
@@ -150,14 +151,13 @@ pub struct Report {
 
 /// Of what came between two.
 fn span(from: f64, before: Served, after: Served) -> Span {
-    let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 1.0 };
     Span {
         from,
-        ttft: share(
+        first: (
             after.first_in_time - before.first_in_time,
             after.first_tokens - before.first_tokens,
         ),
-        itl: share(
+        tokens: (
             after.tokens_in_time - before.tokens_in_time,
             after.tokens - before.tokens,
         ),
@@ -170,12 +170,26 @@ impl Report {
         later.copied().collect()
     }
 
-    /// Spans of five minutes from `from` on in which fewer than `share` of first tokens or of all tokens
-    /// were in time.
-    pub fn missed(&self, from: f64, share: f64) -> Vec<Span> {
-        let spans = self.spans.iter().filter(|span| span.from >= from);
-        let bad = spans.filter(|span| span.ttft < share || span.itl < share);
-        bad.copied().collect()
+    /// (in time, all) from `from` on.
+    pub fn first_tokens(&self, from: f64) -> (f64, f64) {
+        let later = self.spans.iter().filter(|span| span.from >= from);
+        later.fold((0.0, 0.0), |(met, all), span| {
+            (met + span.first.0, all + span.first.1)
+        })
+    }
+
+    /// Of half an hour, from `from` on, the least that was met: first tokens and all tokens.
+    pub fn worst_half_hour(&self, from: f64) -> f64 {
+        let spans: Vec<&Span> = self.spans.iter().filter(|span| span.from >= from).collect();
+        let mean = |six: &[&Span], of: fn(&Span) -> (f64, f64)| {
+            let all: f64 = six.iter().map(|span| of(span).1).sum();
+            let met: f64 = six.iter().map(|span| of(span).0).sum();
+            if all > 0.0 { met / all } else { 1.0 }
+        };
+        let worst = spans
+            .windows(6)
+            .map(|six| mean(six, |span| span.first).min(mean(six, |span| span.tokens)));
+        worst.fold(1.0, f64::min)
     }
 }
 
@@ -225,7 +239,10 @@ pub fn run_with(
         }
     }
     let all = span(start, began, fleet.counters.served);
-    (report.ttft, report.itl) = (all.ttft, all.itl);
+    (report.ttft, report.itl) = (
+        all.first.0 / all.first.1.max(1.0),
+        all.tokens.0 / all.tokens.1.max(1.0),
+    );
     let seconds = fleet.used.prefill - used.prefill + fleet.used.decode - used.decode;
     report.gpu_hours = seconds / HOUR;
     report
