@@ -71,6 +71,7 @@ AUTOSCALER = {
     "set at least one of prefillReplicas": lambda spec: spec["schedule"][0].pop("decodeReplicas"),
     "schedule has prefillReplicas": lambda spec: spec.pop("prefill") and spec["schedule"][0].update(prefillReplicas=1),
     "spec.scaleToZero.idleSeconds": lambda spec: spec.update(scaleToZero={"idleSeconds": 5}),
+    "groups would go before they serve": lambda spec: spec.update(scaleToZero={"idleSeconds": 60}, coldStartSeconds=61),
     "baseSeconds is above 0": lambda spec: spec["profile"]["decode"].update(baseSeconds=0),
     "spec.profile": lambda spec: spec.pop("profile"),
     "spec.target.name": lambda spec: spec["target"].update(name=""),

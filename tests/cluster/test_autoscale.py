@@ -74,12 +74,12 @@ def test_load_brings_workers_and_takes_them_away(make, traffic):
     deployment = make("by-load", POOLS)
     deployment.wait()
     with scaled(deployment) as autoscaler, traffic(deployment, streams=1):
-        measured = wait_for("numbers", lambda: all((autoscaler.status().get(latency) or {}).get("measuredMilliseconds")
+        measured = wait_for("numbers", lambda: all("measuredMilliseconds" in autoscaler.status().get(latency, {})
                                                    for latency in ("ttft", "itl")) and autoscaler.status(), SLOWLY)
-        ttft, itl = (measured[latency]["measuredMilliseconds"] for latency in ("ttft", "itl"))
+        ttft, itl = (max(1, measured[latency]["measuredMilliseconds"]) for latency in ("ttft", "itl"))
         assert groups(deployment) == 1, "one stream needs no more"
         # Six streams and two turns: somebody waits for as long as another takes, unless there are more workers.
-        autoscaler.patch({"objectives": {"ttftMilliseconds": 2 * ttft + 50, "itlMilliseconds": 20 * itl + 50},
+        autoscaler.patch({"objectives": {"ttftMilliseconds": 5 * ttft + 200, "itlMilliseconds": 20 * itl + 100},
                           "profile": profile(itl / 1000)})
         with traffic(deployment, streams=5) as load:
             wait_for("more workers", lambda: groups(deployment) > 1, SLOWLY)
@@ -103,7 +103,7 @@ def test_a_request_wakes_what_went_to_nothing(make, reference):
         def answer():
             try:
                 return first_answer(deployment.base())
-            except (httpx.TransportError, KeyError):  # it is on its way: 503 and the like
+            except (httpx.TransportError, KeyError, ValueError):  # it is on its way: 503 and the like
                 return None
 
         assert wait_for("an answer", answer, SLOWLY).strip() == reference[0][1].strip()

@@ -63,6 +63,7 @@ use super::AutoscalerStatus;
     )
 )]
 #[x_kube(validation = Rule::new("has(self.prefill) || !has(self.schedule) || self.schedule.all(s, !has(s.prefillReplicas))").message("schedule has prefillReplicas, and there is no prefill; remove them, or set prefill"))]
+#[x_kube(validation = Rule::new("!has(self.scaleToZero) || self.scaleToZero.idleSeconds >= (has(self.coldStartSeconds) ? self.coldStartSeconds : 60)").message("scaleToZero.idleSeconds is less than coldStartSeconds: groups would go before they serve"))]
 pub struct PoolAutoscalerSpec {
     /// What is scaled. Its pools must leave `replicas` out.
     pub target: AutoscalerTarget,

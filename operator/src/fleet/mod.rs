@@ -46,8 +46,6 @@ struct Router {
     /// When it was first heard.
     since: Option<Instant>,
     view: Option<FleetView>,
-    /// When `view` came.
-    at: Instant,
     matters: u64,
     load: u64,
     told_of_load: Instant,
@@ -100,7 +98,6 @@ impl Fleet {
             match view.and_then(|view| Some((view, view.traffic.as_ref()?))) {
                 Some((view, counted)) => traffic.counted.push(Counted {
                     router: router.clone(),
-                    age: state.at.elapsed(),
                     waiting: view.waiting,
                     traffic: counted.clone(),
                 }),
@@ -143,7 +140,6 @@ impl Fleet {
             up: pod.containers_ready,
             since: None,
             view: None,
-            at: Instant::now(),
             matters: 0,
             load: 0,
             told_of_load: Instant::now(),
@@ -195,12 +191,11 @@ impl Fleet {
         }
         let matters = view.as_ref().map_or(0, what_matters);
         let load = view.as_ref().map_or(0, load);
-        let wakes = traffic::wakes(router.view.as_ref(), view.as_ref());
-        let mut tell = matters != router.matters || wakes;
+        let mut tell = matters != router.matters;
         if load != router.load && router.told_of_load.elapsed() >= LOAD_EVERY {
             (router.load, router.told_of_load, tell) = (load, Instant::now(), true);
         }
-        (router.matters, router.view, router.at) = (matters, view, Instant::now());
+        (router.matters, router.view) = (matters, view);
         drop(deployments);
         if tell {
             (self.changed)(deployment);

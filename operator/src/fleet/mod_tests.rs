@@ -1,5 +1,3 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use millrace_proto::worker::v1 as wire;
 
 use super::*;
@@ -24,16 +22,6 @@ fn view(arrived: u64) -> FleetView {
     }
 }
 
-fn fleet() -> (Fleet, Key, Arc<AtomicUsize>) {
-    let told = Arc::new(AtomicUsize::new(0));
-    let streams = IntGauge::new("streams", "for a test").unwrap();
-    let count = told.clone();
-    let fleet = Fleet::new(streams, move |_| {
-        count.fetch_add(1, Ordering::Relaxed);
-    });
-    (fleet, Key::new("n", "m"), told)
-}
-
 fn seen(fleet: &Fleet) -> (Vec<u64>, usize) {
     let traffic = fleet.traffic("n", "m");
     let arrived = traffic.counted.iter().map(|c| c.traffic.arrived).collect();
@@ -42,7 +30,8 @@ fn seen(fleet: &Fleet) -> (Vec<u64>, usize) {
 
 #[test]
 fn a_router_that_clients_reach_and_that_is_not_heard_is_a_gap() {
-    let (fleet, key, _) = fleet();
+    let streams = IntGauge::new("streams", "for a test").unwrap();
+    let (fleet, key) = (Fleet::new(streams, |_| {}), Key::new("n", "m"));
     assert_eq!(seen(&fleet), (vec![], 0));
     fleet.router(&key, &pod(false));
     assert_eq!(seen(&fleet), (vec![], 0), "nobody reaches it yet");
@@ -59,16 +48,4 @@ fn a_router_that_clients_reach_and_that_is_not_heard_is_a_gap() {
     assert_eq!(seen(&fleet), (vec![], 1));
     fleet.router_gone(&key, "r");
     assert_eq!(seen(&fleet), (vec![], 0));
-}
-
-#[test]
-fn a_request_that_nobody_can_serve_is_told_at_once() {
-    let (fleet, key, told) = fleet();
-    fleet.router(&key, &pod(false));
-    fleet.heard(&key, "r", "u", Some(view(0)));
-    let before = told.load(Ordering::Relaxed);
-    fleet.heard(&key, "r", "u", Some(view(0)));
-    assert_eq!(told.load(Ordering::Relaxed), before);
-    fleet.heard(&key, "r", "u", Some(view(1)));
-    assert_eq!(told.load(Ordering::Relaxed), before + 1);
 }

@@ -75,7 +75,6 @@ fn days_and_times_are_those_of_the_spec() {
 fn routers_that_are_not_heard_are_expected() {
     let heard = Counted {
         router: "r-0".into(),
-        age: Duration::ZERO,
         waiting: 3,
         traffic: wire::Traffic {
             incarnation: 7,
@@ -169,7 +168,6 @@ fn counted(second: u64, rate: u64) -> Counted {
     };
     Counted {
         router: "r-0".into(),
-        age: Duration::ZERO,
         waiting: 3 * rate,
         traffic,
     }

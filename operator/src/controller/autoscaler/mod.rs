@@ -31,6 +31,8 @@ use crate::error::Error;
 
 /// A look costs no request.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// While there is no group, a client may wait for one.
+const LOOK_EVERY_ASLEEP: Duration = Duration::from_secs(5);
 /// Changes come in crowds, and a decision takes samples that are apart.
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
@@ -52,7 +54,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Next {
     recollection.looked = Some(now);
     let looked = look(context, key, &found, &mut recollection).await;
     context.recollections.keep(key, recollection);
-    looked.map(|()| Some(LOOK_EVERY))
+    looked.map(Some)
 }
 
 /// The one that scales a ModelDeployment, of those that name it: the oldest.
@@ -64,12 +66,13 @@ pub fn acting(cache: &Cache, target: &Key) -> Option<std::sync::Arc<Scaler>> {
     staying.min_by_key(|one| (one.creation_timestamp().map(|at| at.0), one.name_any()))
 }
 
+/// When to look again.
 async fn look(
     context: &Context,
     key: &Key,
     autoscaler: &PoolAutoscaler,
     recollection: &mut Recollection,
-) -> Result<(), Error> {
+) -> Result<Duration, Error> {
     let name = &autoscaler.spec.target.name;
     let (said, now) = (recollection.said.clone(), Timestamp::now());
     let decided = find(context, key, autoscaler).and_then(|(resolved, target, uid)| {
@@ -99,14 +102,19 @@ async fn look(
     match decided {
         Ok((resolved, target, decision, next)) => {
             tell(context, autoscaler, recollection, next).await?;
-            act(context, autoscaler, &resolved, &target, &decision).await
+            act(context, autoscaler, &resolved, &target, &decision).await?;
+            Ok(match target.pools.decode.wanted {
+                0 => LOOK_EVERY_ASLEEP,
+                _ => LOOK_EVERY,
+            })
         }
         Err(barred) => {
             // Nobody was asked meanwhile, so that what was seen says nothing about what is.
             recollection.start_anew();
             context.metrics.autoscaler.forget(key);
             let next = status::barred(&said, autoscaler.metadata.generation, &barred, now);
-            tell(context, autoscaler, recollection, next).await
+            tell(context, autoscaler, recollection, next).await?;
+            Ok(LOOK_EVERY)
         }
     }
 }
