@@ -5,7 +5,7 @@ use millrace_autoscaler::observation::{Distribution, Observation, Pool, Router, 
 use millrace_autoscaler::policy::{
     Behavior, Direction, Hint, Objectives, Policy, PoolPolicy, ScaleToZero,
 };
-use millrace_autoscaler::{ByRole, Decision, Memory, Role, decide};
+use millrace_autoscaler::{ByRole, Decision, Memory, Role, Status, decide};
 use proptest::prelude::*;
 
 /// Small, zero and huge.
@@ -398,5 +398,36 @@ proptest! {
             check(&policy, &decision);
             replicas = decision.desired;
         }
+    }
+    /// What is there is left alone until enough was seen, whatever the first look shows.
+    #[test]
+    fn a_fresh_memory_changes_nothing(
+        policy in policy(),
+        traffic in traffic(),
+        workers in prop::collection::vec(worker(), 0..4),
+        more in (0..9_u32, 0..9_u32),
+    ) {
+        let mut policy = policy;
+        policy.schedule.clear();
+        policy.max_gpus = None;
+        let of = |pool: PoolPolicy, more: u32| Pool {
+            wanted: (pool.min.max(1) + more).min(pool.max),
+            ..Pool::default()
+        };
+        let pools = ByRole {
+            prefill: of(policy.pools.prefill, more.0),
+            decode: of(policy.pools.decode, more.1),
+        };
+        let observation = Observation {
+            now: 1.0,
+            routers: vec![Router { name: "router-0".to_owned(), waiting: 9, traffic }],
+            routers_expected: 1,
+            workers,
+            pools,
+            ..Observation::default()
+        };
+        let decision = decide(&policy, &observation, &mut Memory::default()).expect("valid");
+        assert!(!decision.changes(), "{decision:?}");
+        assert_ne!(decision.status, Status::Active);
     }
 }
