@@ -152,6 +152,11 @@ impl Learned {
         }
     }
 
+    /// Both pools have been learned from.
+    pub fn is_known(&self) -> bool {
+        self.prefill.learned >= ENOUGH && self.decode.learned >= ENOUGH
+    }
+
     /// The best estimate.
     pub fn believed(&self) -> Factors {
         Factors {

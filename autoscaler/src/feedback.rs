@@ -38,9 +38,9 @@ pub fn violated(window: &Window, bounds: &Bounds, from: f64) -> Option<Objective
     })
 }
 
-/// No objective is violated, as far as the middle window shows.
-pub fn attained(window: &Window, bounds: &Bounds) -> bool {
-    let sums = window.totals(MIDDLE, f64::MIN).sums;
+/// No objective is violated, as far as so many seconds from `from` on show.
+pub fn attained(window: &Window, bounds: &Bounds, seconds: f64, from: f64) -> bool {
+    let sums = window.totals(seconds, from).sums;
     MEASURED.into_iter().all(|objective| {
         of(objective, bounds).is_none_or(|(histogram, bound)| {
             let above = histogram(&sums).surely_above(bound.value);

@@ -212,3 +212,7 @@ impl Histogram {
         1.0 / within - 1.0
     }
 }
+
+#[cfg(test)]
+#[path = "histogram_tests.rs"]
+mod tests;

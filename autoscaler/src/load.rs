@@ -162,6 +162,8 @@ impl Rate {
         }
         let low_long = if same { low_long } else { 0.0 };
         let count = middle.sums.arrived as f64;
+        // What has just begun is no time to take anything away.
+        high = high.max(per_second(&short));
         Rate {
             mean,
             count,

@@ -142,11 +142,13 @@ impl Memory {
                 let before = self.present.unwrap_or(present);
                 let patience: &mut Patience = self.patience.of_mut(role);
                 patience.changed(now, *before.of(role), *present.of(role), window);
+                if before.of(role) != present.of(role) {
+                    *self.up.of_mut(role) = Stabilizer::default();
+                    *self.down.of_mut(role) = Stabilizer::default();
+                }
             }
             self.present = Some(present);
             self.settled = None;
-            self.up = ByRole::default();
-            self.down = ByRole::default();
         }
         if gap {
             self.up = ByRole::default();

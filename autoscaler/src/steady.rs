@@ -142,3 +142,54 @@ impl Steps {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_must_have_been_seen_in_full() {
+        let mut stable = Stabilizer::default();
+        for (at, wanted) in [(0.0, 3), (100.0, 5), (200.0, 2), (650.0, 2)] {
+            stable.push(at, wanted, 600.0);
+        }
+        assert_eq!(stable.range(590.0, 600.0), None);
+        assert_eq!(stable.range(650.0, 600.0), Some((2, 5)));
+        stable.push(900.0, 2, 600.0);
+        assert_eq!(stable.range(900.0, 600.0), Some((2, 2)));
+    }
+
+    fn both(n: u32) -> ByRole<u32> {
+        ByRole {
+            prefill: n,
+            decode: n,
+        }
+    }
+
+    #[test]
+    fn steps_are_counted_over_their_period() {
+        let mut behavior = Behavior::default();
+        (behavior.up.max_step, behavior.up.period_seconds) = (2, 100.0);
+        (behavior.down.max_step, behavior.down.period_seconds) = (1, 100.0);
+        let mut steps = Steps::default();
+        steps.push(0.0, both(4));
+        steps.push(50.0, both(6));
+        let limit = |now, wanted| steps.limit(now, Role::Decode, wanted, &behavior);
+        assert_eq!(limit(60.0, 9), 6, "two were added 10 s ago");
+        assert_eq!(limit(160.0, 9), 8);
+        assert_eq!(limit(60.0, 1), 5);
+        assert_eq!(limit(60.0, 6), 6);
+    }
+
+    #[test]
+    fn what_had_to_grow_again_shrinks_later() {
+        let mut patience = Patience::default();
+        patience.changed(0.0, 3, 2, 600.0);
+        patience.changed(10_000.0, 2, 3, 600.0);
+        assert_eq!(patience.times(10_000.0), 1.0, "that was not soon");
+        patience.changed(20_000.0, 3, 2, 600.0);
+        patience.changed(21_000.0, 2, 3, 600.0);
+        assert_eq!(patience.times(21_000.0), 2.0);
+        assert_eq!(patience.times(21_000.0 + 2.0 * CALM), 1.0);
+    }
+}

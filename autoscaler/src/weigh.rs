@@ -14,7 +14,7 @@ use crate::memory::{Draft, Memory};
 use crate::observation::Observation;
 use crate::policy::Policy;
 use crate::predict::Predictor;
-use crate::window::{MIDDLE, SHORT};
+use crate::window::{LONG, MIDDLE, SHORT};
 use crate::{ByRole, Role};
 
 /// Seconds in which what piled up should be gone.
@@ -86,7 +86,7 @@ impl Memory {
         let margin = 1.0 + policy.behavior.tolerance;
         let fails = |rate| !predictor.state(rate, present).meets(&bounds);
         let surely = rate.low + grows.min(rate.low);
-        let by_demand = fails(surely);
+        let by_demand = fails(surely) || self.agreed(policy, shape, rate, present);
         let more = if by_demand || (piled_up > 0.0 && fails(surely + piled_up)) {
             let size = (rate.to_serve() + grows.min(rate.to_serve()) + piled_up) * margin;
             let more = needed(&predictor, &bounds, size, &from_here);
@@ -132,6 +132,20 @@ impl Memory {
             None => {}
         }
         Some(more)
+    }
+
+    /// Neither is sure, but the best estimate and what was measured for 15 minutes agree that what is there
+    /// does not suffice.
+    fn agreed(&self, policy: &Policy, shape: &Shape, rate: &Rate, present: ByRole<u32>) -> bool {
+        let Some(settled) = self.settled.filter(|_| self.learned.is_known()) else {
+            return false;
+        };
+        let from = settled + SHORT;
+        let predictor = self.predictor(policy, shape, self.learned.believed());
+        let bounds = predictor.bounds();
+        self.window.totals(LONG, from).seconds > LONG - SHORT
+            && !predictor.state(rate.mean, present).meets(&bounds)
+            && !attained(&self.window, &bounds, LONG, from)
     }
 
     /// Sequences a second on top of those that arrive, so that what piled up is gone in time. What a
@@ -231,6 +245,8 @@ impl Memory {
                     &self
                         .predictor(policy, shape, self.learned.believed())
                         .bounds(),
+                    MIDDLE,
+                    f64::MIN,
                 ),
             ),
         };

@@ -245,3 +245,6 @@ impl Window {
         totals
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,12 +58,18 @@ impl Scaler for QueueLength {
 /// the profile says that one worker does within its objective.
 pub struct Interpolated {
     pub model: PerformanceModel,
+    /// Share of a worker's throughput that is planned with.
+    pub used: f64,
     last: Option<(f64, Traffic)>,
 }
 
 impl Interpolated {
-    pub fn new(model: PerformanceModel) -> Interpolated {
-        Interpolated { model, last: None }
+    pub fn new(model: PerformanceModel, used: f64) -> Interpolated {
+        Interpolated {
+            model,
+            used,
+            last: None,
+        }
     }
 }
 
@@ -108,8 +114,8 @@ impl Scaler for Interpolated {
         let decode = tokens / seconds / (batch / step * per_update);
         let whole = |need: f64| (need.ceil() as u32).clamp(1, MOST);
         ByRole {
-            prefill: whole(prefill),
-            decode: whole(decode),
+            prefill: whole(prefill / self.used),
+            decode: whole(decode / self.used),
         }
     }
 }

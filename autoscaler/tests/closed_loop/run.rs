@@ -84,7 +84,11 @@ pub fn fleet(
     most: f64,
     rate: impl Fn(f64) -> f64 + 'static,
 ) -> Fleet {
-    Fleet::new(truth(1.0, 1.0), Arrivals::new(seed, most, 1e9, rate), start)
+    Fleet::new(
+        truth(1.0, 1.0),
+        Arrivals::new(seed, most, 100.0 * HOUR, rate),
+        start,
+    )
 }
 
 pub fn both(prefill: u32, decode: u32) -> ByRole<u32> {

@@ -76,7 +76,7 @@ fn a_lost_memory_changes_nothing() {
     for (rate, wrong) in [(2.7, 1.0), (6.1, 1.0), (6.1, 0.6), (3.7, 1.6)] {
         let mut fleet = crate::fleet::Fleet::new(
             truth(wrong, wrong),
-            crate::load::Arrivals::new(3, rate, 1e9, move |_| rate),
+            crate::load::Arrivals::new(3, rate, 100.0 * HOUR, move |_| rate),
             both(2, 2),
         );
         let mut ours = Ours::new(policy());

@@ -64,22 +64,23 @@ const SCENARIOS: [Scenario; 6] = [
 #[test]
 fn against_two_baselines() {
     println!(
-        "{:28} {:14} {:>10} {:>8} {:>8} {:>9}",
+        "{:28} {:16} {:>10} {:>8} {:>8} {:>9}",
         "a day of", "scaled by", "GPU-hours", "TTFT ok", "ITL ok", "changes"
     );
     for scenario in &SCENARIOS {
-        let mut scalers: [(&str, Box<dyn Scaler>); 3] = [
+        let mut scalers: [(&str, Box<dyn Scaler>); 4] = [
             ("ours", Box::new(Ours::new(policy()))),
             ("queue length", Box::new(QueueLength::new(2.0, 48.0))),
-            ("interpolation", Box::new(Interpolated::new(model()))),
+            ("interpolation", Box::new(Interpolated::new(model(), 1.0))),
+            ("the same at 70%", Box::new(Interpolated::new(model(), 0.7))),
         ];
         let mut rows = Vec::new();
         for (name, scaler) in &mut scalers {
-            let arrivals = Arrivals::new(41, scenario.most, 1e9, scenario.rate);
+            let arrivals = Arrivals::new(41, scenario.most, 100.0 * HOUR, scenario.rate);
             let mut fleet = Fleet::new(truth(scenario.wrong, scenario.wrong), arrivals, both(2, 2));
             let report = run(&mut fleet, DAY * HOUR, scaler.as_mut());
             println!(
-                "{:28} {:14} {:10.1} {:8.4} {:8.4} {:9}",
+                "{:28} {:16} {:10.1} {:8.4} {:8.4} {:9}",
                 scenario.name,
                 name,
                 report.gpu_hours,
