@@ -192,3 +192,45 @@ fn waiting_router(context: &Context, key: &Key) -> Option<String> {
         Some(format!("{} waits for {waits_for}", pod.name()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn autoscaler(active: &str) -> PoolAutoscaler {
+        let json = serde_json::json!({
+            "apiVersion": "serving.millrace.dev/v1alpha1", "kind": "PoolAutoscaler",
+            "metadata": {"name": "a"},
+            "spec": {
+                "target": {"name": "m"}, "objectives": {"ttftMilliseconds": 500},
+                "decode": {"maxReplicas": 4}, "scaleToZero": {"idleSeconds": 600},
+                "profile": {
+                    "prefill": {"chunkTokens": 1, "baseSeconds": 1.0, "secondsPerToken": 0.0, "secondsPerTokenContext": 0.0},
+                    "decode": {"baseSeconds": 1.0, "secondsPerSequence": 0.0, "secondsPerContextToken": 0.0},
+                    "maxRunning": 1, "kvTokens": 64,
+                },
+            },
+            "status": {
+                "decode": {"ready": 1, "current": 1, "desired": 3},
+                "conditions": [{"type": "Active", "status": active, "reason": "", "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            },
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn only_one_that_acts_asks_for_groups() {
+        let asked = |active| Scaled::of(&autoscaler(active)).asked;
+        let three = Groups {
+            prefill: 0,
+            decode: 3,
+        };
+        assert_eq!(asked("True"), three);
+        assert_eq!(asked("False"), Groups::default());
+        assert!(
+            Scaled::of(&autoscaler("False")).to_zero,
+            "it may sleep, whoever acts"
+        );
+    }
+}
