@@ -15,9 +15,12 @@ const TOGETHER: f64 = 2.0;
 /// Times get better where a minute's mean is below such a part of the minute's before.
 const BETTER: f64 = 0.9;
 
+/// A histogram of those that a router keeps.
+type Kept = fn(&Sums) -> &Histogram;
+
 /// The histogram of an objective, and its bound. `None`: nobody asked.
-fn of(objective: Objective, bounds: &Bounds) -> Option<(fn(&Sums) -> &Histogram, Bound)> {
-    let (histogram, bound): (fn(&Sums) -> &Histogram, _) = match objective {
+fn of(objective: Objective, bounds: &Bounds) -> Option<(Kept, Bound)> {
+    let (histogram, bound): (Kept, _) = match objective {
         Objective::Ttft => (|sums| &sums.ttft, bounds.ttft),
         Objective::Itl => (|sums| &sums.itl, bounds.itl),
         Objective::Queue => (|sums| &sums.queue, bounds.queue),
@@ -49,13 +52,7 @@ pub fn attained(window: &Window, bounds: &Bounds, seconds: f64, from: f64) -> bo
     })
 }
 
-fn surely(
-    window: &Window,
-    histogram: fn(&Sums) -> &Histogram,
-    bound: &Bound,
-    seconds: f64,
-    from: f64,
-) -> bool {
+fn surely(window: &Window, histogram: Kept, bound: &Bound, seconds: f64, from: f64) -> bool {
     let Bound {
         value: bound,
         late: allowed,
@@ -87,7 +84,7 @@ fn surely(
         && latest.surely_above(bound) > allowed * latest.count()
 }
 
-fn gets_better(window: &Window, histogram: fn(&Sums) -> &Histogram, from: f64) -> bool {
+fn gets_better(window: &Window, histogram: Kept, from: f64) -> bool {
     let two = window.totals(2.0 * SHORT, from).sums;
     let latest = window.totals(SHORT, from).sums;
     let before = histogram(&two).since(histogram(&latest));
