@@ -228,33 +228,7 @@ pub fn score(state: &State, bounds: &Bounds) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn both(prefill: u32, decode: u32) -> ByRole<u32> {
-        ByRole { prefill, decode }
-    }
-
-    #[test]
-    fn a_budget_cuts_what_is_new_first() {
-        let room = Room {
-            low: both(1, 1),
-            high: both(20, 20),
-            gpus: both(1, 4),
-            budget: 24,
-        };
-        assert_eq!(room.fit(both(4, 5), both(1, 1)), both(4, 5));
-        assert_eq!(room.fit(both(8, 5), both(4, 5)), both(4, 5));
-        assert_eq!(room.fit(both(30, 0), both(4, 1)), both(20, 1));
-        // What is there is too much itself: both shrink towards what must be.
-        let fit = room.fit(both(10, 10), both(10, 10));
-        assert!(room.cost(fit) <= 24 && room.cost(fit) > 20, "{fit:?}");
-    }
-
-    #[test]
-    fn the_first_that_holds() {
-        assert_eq!(first(1, 9, &|n| n >= 4), 4);
-        assert_eq!(first(1, 9, &|n| n >= 1), 1);
-        assert_eq!(first(3, 3, &|_| true), 3);
-    }
-}
+#[path = "choose_tests.rs"]
+mod tests;
+#[cfg(test)]
+pub use tests::policy_of_tests;

@@ -17,9 +17,11 @@ const SLOWNESS: f64 = 3600.0;
 const ENOUGH: f64 = 120.0;
 /// What the model is taken to be wrong by, in the direction that changes less, until then.
 const DOUBT: f64 = 2.0;
+/// The same of TTFT, which follows from the others.
+const TTFT_DOUBT: f64 = 1.3;
 
-/// What a learned factor may be off by.
-const NOISE: f64 = 1.05;
+/// What a factor may be off by that has learned for `SLOWNESS`.
+const NOISE: f64 = 0.05;
 /// A mean TTFT so far from the model's was measured in another state.
 const OUTLIER: f64 = 3.0;
 
@@ -71,7 +73,10 @@ impl Factor {
     }
 
     fn doubt(&self) -> f64 {
-        if self.learned >= ENOUGH { NOISE } else { DOUBT }
+        if self.learned < ENOUGH {
+            return DOUBT;
+        }
+        1.0 + NOISE * (SLOWNESS / self.learned.min(SLOWNESS)).sqrt()
     }
 }
 
@@ -140,7 +145,7 @@ impl Learned {
         .state(rate, replicas);
         let known = self.prefill.learned >= ENOUGH && state.utilization().prefill < BUSY.end;
         if known
-            && !(busy > BUSY.end)
+            && (busy.is_nan() || busy <= BUSY.end)
             && ttft.count() >= 50.0
             && let Some(modelled) = state.mean_ttft()
         {
@@ -171,7 +176,7 @@ impl Learned {
         Factors {
             prefill: self.prefill.value * self.prefill.doubt(),
             decode: self.decode.value * self.decode.doubt(),
-            ttft: self.ttft.value,
+            ttft: self.ttft.value * self.ttft.doubt().min(TTFT_DOUBT),
         }
     }
 
@@ -180,7 +185,7 @@ impl Learned {
         Factors {
             prefill: self.prefill.value / self.prefill.doubt(),
             decode: self.decode.value / self.decode.doubt(),
-            ttft: self.ttft.value,
+            ttft: self.ttft.value / self.ttft.doubt().min(TTFT_DOUBT),
         }
     }
 

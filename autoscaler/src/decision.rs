@@ -48,7 +48,7 @@ pub enum Frozen {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "camelCase", tag = "limit", content = "role")]
+#[serde(rename_all = "camelCase", tag = "limit", content = "of")]
 pub enum Limit {
     /// Fewer would do.
     Min(Role),

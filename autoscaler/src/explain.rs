@@ -6,26 +6,25 @@ use crate::decision::{
     Alternative, Bottleneck, Cause, Decision, Frozen, Limit, Objective, Reasons, Seen, Status,
 };
 use crate::histogram::Histogram;
-use crate::load::{Rate, Shape};
+use crate::load::Shape;
 use crate::memory::{Draft, Memory};
-use crate::observation::Observation;
 use crate::policy::Policy;
 use crate::predict::{Bounds, Predictor};
+use crate::weigh::Look;
 use crate::window::MIDDLE;
 
 /// Below this part of every bound, nothing is scarce.
 const EASE: f64 = 0.5;
 const ROLES: [Role; 2] = [Role::Prefill, Role::Decode];
 
-pub(crate) fn explain(
-    memory: &Memory,
-    policy: &Policy,
-    room: &Room,
-    shape: &Option<Shape>,
-    rate: &Rate,
-    observation: &Observation,
-    draft: Draft,
-) -> Decision {
+pub(crate) fn explain(memory: &Memory, look: &Look<'_>, draft: Draft) -> Decision {
+    let Look {
+        policy,
+        observation,
+        room,
+        rate,
+        ..
+    } = *look;
     let desired = draft.target;
     let mut decision = Decision {
         desired,
@@ -44,12 +43,12 @@ pub(crate) fn explain(
         correction: memory.learned.told(),
         gpus: room.cost(desired),
     };
-    if let Some(shape) = shape {
+    if let Some(shape) = look.shape {
         let predictor = memory.predictor(policy, shape, memory.learned.believed());
         let bounds = predictor.bounds();
-        let grown = rate.to_serve() + rate.grows_by(policy).min(rate.to_serve());
+        let grown = rate.expected() + rate.grows_by(policy).min(rate.expected());
         let asked = grown * (1.0 + policy.behavior.tolerance);
-        decision.seen = Some(seen(memory, policy, shape, rate, observation));
+        decision.seen = Some(seen(memory, look, shape));
         predict(&mut decision, policy, room, &predictor, &bounds, asked);
     }
     decision.limits.sort_by_key(|limit| format!("{limit:?}"));
@@ -123,13 +122,13 @@ fn turns(kv_bound: bool) -> Bottleneck {
     }
 }
 
-fn seen(
-    memory: &Memory,
-    policy: &Policy,
-    shape: &Shape,
-    rate: &Rate,
-    observation: &Observation,
-) -> Seen {
+fn seen(memory: &Memory, look: &Look<'_>, shape: &Shape) -> Seen {
+    let Look {
+        policy,
+        observation,
+        rate,
+        ..
+    } = *look;
     let totals = memory.window.totals(MIDDLE, f64::MIN);
     let (sums, fleet) = (&totals.sums, &totals.fleet);
     let objectives = &policy.objectives;

@@ -12,12 +12,17 @@ const SURE: f64 = 3.0;
 const FEW: f64 = 20.0;
 /// Samples of neighbouring pieces go together: a long wait is that of many sequences.
 const TOGETHER: f64 = 2.0;
+/// Share of sequences that may be turned away.
+const REFUSED: f64 = 0.01;
 /// Times get better where a minute's mean is below such a part of the minute's before.
 const BETTER: f64 = 0.9;
 
+/// A histogram of those that a router keeps.
+type Kept = fn(&Sums) -> &Histogram;
+
 /// The histogram of an objective, and its bound. `None`: nobody asked.
-fn of(objective: Objective, bounds: &Bounds) -> Option<(fn(&Sums) -> &Histogram, Bound)> {
-    let (histogram, bound): (fn(&Sums) -> &Histogram, _) = match objective {
+fn of(objective: Objective, bounds: &Bounds) -> Option<(Kept, Bound)> {
+    let (histogram, bound): (Kept, _) = match objective {
         Objective::Ttft => (|sums| &sums.ttft, bounds.ttft),
         Objective::Itl => (|sums| &sums.itl, bounds.itl),
         Objective::Queue => (|sums| &sums.queue, bounds.queue),
@@ -30,6 +35,9 @@ const MEASURED: [Objective; 3] = [Objective::Itl, Objective::Queue, Objective::T
 
 /// An objective that is surely violated since `from`, still is, and does not get better by itself.
 pub fn violated(window: &Window, bounds: &Bounds, from: f64) -> Option<Objective> {
+    if refused(window, SHORT, from) && refused(window, MIDDLE, from) {
+        return Some(Objective::Ttft);
+    }
     MEASURED.into_iter().find(|&objective| {
         of(objective, bounds).is_some_and(|(histogram, bound)| {
             let surely = |seconds| surely(window, histogram, &bound, seconds, from);
@@ -38,9 +46,18 @@ pub fn violated(window: &Window, bounds: &Bounds, from: f64) -> Option<Objective
     })
 }
 
+/// Sequences that were turned away are in no histogram: their first token never comes.
+fn refused(window: &Window, seconds: f64, from: f64) -> bool {
+    let sums = window.totals(seconds, from).sums;
+    sums.refused as f64 > (REFUSED * sums.arrived as f64).max(FEW)
+}
+
 /// No objective is violated, as far as so many seconds from `from` on show.
 pub fn attained(window: &Window, bounds: &Bounds, seconds: f64, from: f64) -> bool {
     let sums = window.totals(seconds, from).sums;
+    if sums.refused > 0 {
+        return false;
+    }
     MEASURED.into_iter().all(|objective| {
         of(objective, bounds).is_none_or(|(histogram, bound)| {
             let above = histogram(&sums).surely_above(bound.value);
@@ -49,13 +66,7 @@ pub fn attained(window: &Window, bounds: &Bounds, seconds: f64, from: f64) -> bo
     })
 }
 
-fn surely(
-    window: &Window,
-    histogram: fn(&Sums) -> &Histogram,
-    bound: &Bound,
-    seconds: f64,
-    from: f64,
-) -> bool {
+fn surely(window: &Window, histogram: Kept, bound: &Bound, seconds: f64, from: f64) -> bool {
     let Bound {
         value: bound,
         late: allowed,
@@ -87,7 +98,7 @@ fn surely(
         && latest.surely_above(bound) > allowed * latest.count()
 }
 
-fn gets_better(window: &Window, histogram: fn(&Sums) -> &Histogram, from: f64) -> bool {
+fn gets_better(window: &Window, histogram: Kept, from: f64) -> bool {
     let two = window.totals(2.0 * SHORT, from).sums;
     let latest = window.totals(SHORT, from).sums;
     let before = histogram(&two).since(histogram(&latest));

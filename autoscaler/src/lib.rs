@@ -20,6 +20,7 @@
 mod choose;
 mod correction;
 pub mod decision;
+mod evidence;
 mod explain;
 mod feedback;
 mod histogram;

@@ -175,7 +175,7 @@ impl Rate {
     }
 
     /// What to size for: unbiased by the one noisy minute that asked for it.
-    pub fn to_serve(&self) -> f64 {
+    pub fn expected(&self) -> f64 {
         self.mean.max(self.low)
     }
 }

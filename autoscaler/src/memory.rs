@@ -9,6 +9,7 @@ use crate::load::{Rate, Shape};
 use crate::observation::Observation;
 use crate::policy::Policy;
 use crate::steady::{Patience, Stabilizer, Steps};
+use crate::weigh::Look;
 use crate::window::{MIDDLE, SHORT, Window};
 use crate::{ByRole, Decision, Role, schedule};
 
@@ -77,13 +78,20 @@ impl Memory {
             self.learn(policy, observation, shape, present);
         }
         self.last_look = Some(observation.now);
+        let look = Look {
+            policy,
+            observation,
+            room: &room,
+            shape: shape.as_ref(),
+            rate: &rate,
+        };
 
         let mut draft = if self.sleeps(policy, observation, present, hints) {
             let mut draft = Draft::new(Status::Active, ByRole::default(), Cause::Idle);
             if let Err(why) = heard {
                 draft.status = Status::Frozen(why);
             }
-            return explain(self, policy, &room, &shape, &rate, observation, draft);
+            return explain(self, &look, draft);
         } else if present.decode == 0 {
             Draft::new(Status::Active, room.low, Cause::Wake)
         } else if let Err(why) = heard {
@@ -92,18 +100,11 @@ impl Memory {
             Draft::new(Status::Frozen(Frozen::Warming), present, Cause::Frozen)
         } else {
             let mut draft = Draft::new(Status::Active, present, Cause::Enough);
-            self.weigh(
-                policy,
-                observation,
-                &room,
-                shape.as_ref(),
-                &rate,
-                &mut draft,
-            );
+            self.weigh(&look, &mut draft);
             draft
         };
         self.limit(policy, observation.now, present, &room, &mut draft);
-        explain(self, policy, &room, &shape, &rate, observation, draft)
+        explain(self, &look, draft)
     }
 
     /// Steps and bounds.

@@ -7,23 +7,28 @@
 
 use crate::choose::{Needed, Room, Short, needed, score};
 use crate::correction::Factors;
-use crate::decision::{Cause, Limit, Objective};
-use crate::feedback::{attained, violated};
+use crate::decision::{Cause, Limit};
+use crate::feedback::attained;
 use crate::load::{Rate, Shape};
 use crate::memory::{Draft, Memory};
 use crate::observation::Observation;
 use crate::policy::Policy;
 use crate::predict::Predictor;
-use crate::window::{LONG, MIDDLE, SHORT};
+use crate::window::MIDDLE;
 use crate::{ByRole, Role};
 
-/// Seconds in which what piled up should be gone.
-const CATCH_UP: f64 = 300.0;
-/// After a change, measurements still show what was before it for so long.
-const SETTLING: f64 = 180.0;
-/// A violation adds such a part of a pool, more if fewer sequences are served than come.
-const ADD: f64 = 0.1;
 const ROLES: [Role; 2] = [Role::Prefill, Role::Decode];
+
+/// What one look is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look<'a> {
+    pub policy: &'a Policy,
+    pub observation: &'a Observation,
+    pub room: &'a Room,
+    /// `None`: nothing came whose length is known.
+    pub shape: Option<&'a Shape>,
+    pub rate: &'a Rate,
+}
 
 impl Memory {
     pub(crate) fn predictor<'a>(
@@ -40,36 +45,23 @@ impl Memory {
         }
     }
 
-    pub(crate) fn weigh(
-        &mut self,
-        policy: &Policy,
-        observation: &Observation,
-        room: &Room,
-        shape: Option<&Shape>,
-        rate: &Rate,
-        draft: &mut Draft,
-    ) {
+    pub(crate) fn weigh(&mut self, look: &Look<'_>, draft: &mut Draft) {
         for role in ROLES {
-            let pool = observation.pools.of(role);
+            let pool = look.observation.pools.of(role);
             if pool.ready < pool.wanted {
                 *draft.causes.of_mut(role) = Cause::Starting;
             }
         }
-        let up = shape.and_then(|shape| self.more(policy, observation, room, shape, rate, draft));
-        self.fewer(policy, observation, room, shape, rate, up, draft);
+        let up = look.shape.and_then(|shape| self.more(look, shape, draft));
+        self.fewer(look, up, draft);
     }
 
     /// `Some`: what demand or a violation asks for beyond what is there. Sets the target.
-    fn more(
-        &mut self,
-        policy: &Policy,
-        observation: &Observation,
-        room: &Room,
-        shape: &Shape,
-        rate: &Rate,
-        draft: &mut Draft,
-    ) -> Option<Needed> {
-        let now = observation.now;
+    fn more(&mut self, look: &Look<'_>, shape: &Shape, draft: &mut Draft) -> Option<Needed> {
+        let Look {
+            policy, room, rate, ..
+        } = *look;
+        let now = look.observation.now;
         let present = draft.target;
         let predictor = self.predictor(policy, shape, self.learned.hopeful());
         let bounds = predictor.bounds();
@@ -86,9 +78,9 @@ impl Memory {
         let margin = 1.0 + policy.behavior.tolerance;
         let fails = |rate| !predictor.state(rate, present).meets(&bounds);
         let surely = rate.low + grows.min(rate.low);
-        let by_demand = fails(surely) || self.agreed(policy, shape, rate, present);
+        let by_demand = fails(surely) || self.agreed(look, shape, present);
         let more = if by_demand || (piled_up > 0.0 && fails(surely + piled_up)) {
-            let size = (rate.to_serve() + grows.min(rate.to_serve()) + piled_up) * margin;
+            let size = (rate.expected() + grows.min(rate.expected()) + piled_up) * margin;
             let more = needed(&predictor, &bounds, size, &from_here);
             let cause = if by_demand {
                 Cause::Demand
@@ -102,7 +94,7 @@ impl Memory {
             }
             Some(more)
         } else {
-            self.violation(policy, room, shape, rate, observation, draft)
+            self.violation(look, shape, draft)
         };
         let wanted = more.map_or(present, |more| more.replicas);
         for role in ROLES {
@@ -134,121 +126,23 @@ impl Memory {
         Some(more)
     }
 
-    /// Neither is sure, but the best estimate and what was measured for 15 minutes agree that what is there
-    /// does not suffice.
-    fn agreed(&self, policy: &Policy, shape: &Shape, rate: &Rate, present: ByRole<u32>) -> bool {
-        let Some(settled) = self.settled.filter(|_| self.learned.is_known()) else {
-            return false;
-        };
-        let from = settled + SHORT;
-        let predictor = self.predictor(policy, shape, self.learned.believed());
-        let bounds = predictor.bounds();
-        self.window.totals(LONG, from).seconds > LONG - SHORT
-            && !predictor.state(rate.mean, present).meets(&bounds)
-            && !attained(&self.window, &bounds, LONG, from)
-    }
-
-    /// Sequences a second on top of those that arrive, so that what piled up is gone in time. What a
-    /// queue holds anyway is none: of a minute the least counts, and only if spare time does not do.
-    fn piled_up(&self, shape: &Shape) -> f64 {
-        let fleet = self.window.totals(SHORT, f64::MIN).fleet;
-        let each: f64 = shape.prompts.iter().map(|p| p.share * p.tokens).sum();
-        let turns = fleet.turns_waiting.unwrap_or(0.0);
-        let prompts = fleet.prompts_waiting.unwrap_or(0.0) / each;
-        (turns + prompts) / CATCH_UP
-    }
-
-    /// An objective is violated though nothing predicts it: a little more of the pool that it is about,
-    /// and a lesson. Measurements of before the last change prove nothing.
-    fn violation(
-        &mut self,
-        policy: &Policy,
-        room: &Room,
-        shape: &Shape,
-        rate: &Rate,
-        observation: &Observation,
-        draft: &mut Draft,
-    ) -> Option<Needed> {
-        let settled = self.settled?;
-        if observation.rollout || observation.now - settled < SETTLING {
-            return None;
-        }
-        let present = draft.target;
-        let mut predictor = self.predictor(policy, shape, self.learned.believed());
-        predictor.learned = ByRole::default();
-        let bounds = predictor.bounds();
-        let objective = violated(&self.window, &bounds, settled + SHORT)?;
-        let totals = self.window.totals(MIDDLE, settled + SHORT);
-        let fleet = totals.fleet;
-        // Sequences whose prompts wait hold turns, so that turns run out too: what is busier counts.
-        let slots = shape.turns.min(shape.fits) * fleet.decode_seen;
-        let prefill_is_busier = fleet.prefill_busy * slots >= fleet.decoding * fleet.prefill_seen;
-        let aggregated = policy.pools.prefill.max == 0;
-        let role = match objective {
-            Objective::Itl => Role::Decode,
-            _ if prefill_is_busier && !aggregated => Role::Prefill,
-            _ => Role::Decode,
-        };
-        let asked = (rate.to_serve() + self.piled_up(shape)) * (1.0 + policy.behavior.tolerance);
-        let model = needed(&predictor, &bounds, asked, room).replicas;
-        let now = *present.of(role);
-        let (predicted, served) = (*model.of(role), totals.sums.ttft.count());
-        let behind = totals.sums.arrived as f64 / served.max(1.0) - 1.0;
-        let add = (f64::from(now) * behind.clamp(ADD, 1.0)).ceil().max(1.0);
-        let mut more = now.saturating_add(add as u32);
-        if predictor.state(rate.mean, present).meets(&bounds) {
-            // Where the model is off by more than this, it is not replicas that are missing.
-            if u64::from(now) > 2 * u64::from(predicted) {
-                return None;
-            }
-            predictor.factors = Factors::ONE;
-            let utilization = predictor.state(rate.mean, present).utilization();
-            self.lessons.learn(role, *utilization.of(role));
-        } else {
-            // What the model said in vain as long as it was not sure.
-            more = more.max(predicted);
-        }
-        let mut replicas = present;
-        *replicas.of_mut(role) = more;
-        *draft.causes.of_mut(role) = Cause::Violated;
-        let fits = room.fit(replicas, present);
-        let short = match fits == replicas {
-            true => None,
-            false if room.cost(replicas) > room.budget => Some(Short::Budget),
-            false => Some(Short::Max),
-        };
-        Some(Needed {
-            replicas: fits,
-            short,
-        })
-    }
-
-    #[expect(clippy::too_many_arguments)]
-    fn fewer(
-        &mut self,
-        policy: &Policy,
-        observation: &Observation,
-        room: &Room,
-        shape: Option<&Shape>,
-        rate: &Rate,
-        up: Option<Needed>,
-        draft: &mut Draft,
-    ) {
+    fn fewer(&mut self, look: &Look<'_>, up: Option<Needed>, draft: &mut Draft) {
+        let Look {
+            policy,
+            observation,
+            room,
+            ..
+        } = *look;
         let now = observation.now;
         let present = observation.pools.map(|_, pool| pool.wanted);
-        let (fewest, holds) = match shape {
+        let (fewest, holds) = match look.shape {
             None => (room.low, true),
-            Some(shape) => (
-                self.fewest(policy, room, shape, rate, present, up),
-                attained(
-                    &self.window,
-                    &self
-                        .predictor(policy, shape, self.learned.believed())
-                        .bounds(),
-                    MIDDLE,
-                    f64::MIN,
-                ),
-            ),
+            Some(shape) => {
+                let fewest = self.fewest(look, shape, present, up);
+                let predictor = self.predictor(policy, shape, self.learned.believed());
+                let bounds = predictor.bounds();
+                (fewest, attained(&self.window, &bounds, MIDDLE, f64::MIN))
+            }
         };
         let asked = policy.behavior.down.stabilization_seconds;
         let seen_enough = self.window.covered() >= MIDDLE;
@@ -290,19 +184,20 @@ impl Memory {
     /// binds: what is better spent on the other pool.
     fn fewest(
         &self,
-        policy: &Policy,
-        room: &Room,
+        look: &Look<'_>,
         shape: &Shape,
-        rate: &Rate,
         present: ByRole<u32>,
         up: Option<Needed>,
     ) -> ByRole<u32> {
+        let Look {
+            policy, room, rate, ..
+        } = *look;
         let tolerance = policy.behavior.tolerance;
         if up.is_some_and(|up| up.short == Some(Short::Budget)) {
             let predictor = self.predictor(policy, shape, self.learned.believed());
             let bounds = predictor.bounds();
-            let split = needed(&predictor, &bounds, rate.to_serve(), room).replicas;
-            let misses = |replicas| score(&predictor.state(rate.to_serve(), replicas), &bounds);
+            let split = needed(&predictor, &bounds, rate.expected(), room).replicas;
+            let misses = |replicas| score(&predictor.state(rate.expected(), replicas), &bounds);
             return if misses(split) < misses(present) * (1.0 - tolerance) {
                 split.map(|role, &n| n.min(*present.of(role)))
             } else {

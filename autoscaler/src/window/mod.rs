@@ -61,6 +61,8 @@ pub struct Window {
     /// Outlives gaps: a clock that stands still is no fresh one.
     clocks: BTreeMap<String, Clock>,
     pieces: VecDeque<Piece>,
+    /// The three windows as of the last piece, each with when its first piece began.
+    known: Vec<(f64, f64, Totals)>,
     /// Of looks since the last piece ended.
     fleet: Option<Fleet>,
     /// When the last piece ended.
@@ -214,6 +216,12 @@ impl Window {
         while self.pieces.front().is_some_and(|p| now - p.at > LONG) {
             self.pieces.pop_front();
         }
+        let known = [SHORT, MIDDLE, LONG].map(|seconds| {
+            let first = self.recent(seconds, f64::MIN).last();
+            let began = first.map_or(now, |piece| piece.at - piece.seconds);
+            (seconds, began, self.add_up(seconds, f64::MIN))
+        });
+        self.known = known.into();
     }
 
     /// Seconds of traffic there are.
@@ -236,6 +244,14 @@ impl Window {
     }
 
     pub fn totals(&self, seconds: f64, from: f64) -> Totals {
+        let whole = |known: &&(f64, f64, Totals)| known.0 == seconds && known.1 >= from;
+        match self.known.iter().find(whole) {
+            Some((.., totals)) => totals.clone(),
+            None => self.add_up(seconds, from),
+        }
+    }
+
+    fn add_up(&self, seconds: f64, from: f64) -> Totals {
         let mut totals = Totals::default();
         for piece in self.recent(seconds, from) {
             totals.seconds += piece.seconds;

@@ -1,6 +1,7 @@
 //! Load that changes, and models that are wrong.
 
 use millrace_autoscaler::ByRole;
+use millrace_autoscaler::decision::{Bottleneck, Cause};
 
 use crate::fleet::Fleet;
 use crate::load::Arrivals;
@@ -34,6 +35,58 @@ fn objectives_hold_again_after_load_doubled() {
             report.changes
         );
     }
+}
+
+#[test]
+fn a_change_explains_itself() {
+    let load = |now| if now < 2.0 * HOUR { 5.0 } else { 14.0 };
+    let mut fleet = fleet(43, both(2, 1), 14.0, load);
+    let mut ours = Ours::new(policy());
+    run(&mut fleet, 2.0 * HOUR, &mut ours);
+    let mut first = None;
+    while first.is_none() {
+        let until = fleet.now + LOOK;
+        let report = run(&mut fleet, until, &mut ours);
+        first = report.changes.first().copied();
+        assert!(fleet.now < 3.0 * HOUR, "it grows");
+    }
+    let decision = ours.last.expect("looked");
+    let message = decision.message();
+    println!("{message}");
+    let (change, reasons) = (first.expect("seen"), &decision.pools.prefill);
+    assert_eq!(
+        (decision.present, decision.desired),
+        (change.from, change.to)
+    );
+    assert!(
+        matches!(reasons.cause, Cause::Demand | Cause::Backlog),
+        "{reasons:?}"
+    );
+    let fewer = reasons.one_fewer.expect("there are some");
+    assert_eq!(
+        (fewer.replicas, fewer.meets),
+        (change.to.prefill - 1, false)
+    );
+    assert!(
+        reasons.one_more.is_some_and(|more| more.meets),
+        "{reasons:?}"
+    );
+    assert_eq!(decision.bottleneck, Bottleneck::PrefillCompute);
+    let seen = decision.seen.expect("enough");
+    assert!((seen.prefix_hit_rate - 0.4).abs() < 0.01, "{seen:?}");
+    assert!((seen.tokens_per_update - 1.6).abs() < 0.01, "{seen:?}");
+    assert!(
+        seen.ttft_seconds.is_some() && seen.ttft_attainment.is_some(),
+        "{seen:?}"
+    );
+    let from_to = format!(
+        "prefill from {} to {}",
+        change.from.prefill, change.to.prefill
+    );
+    assert!(
+        message.contains(&from_to) && message.contains("TTFT"),
+        "{message}"
+    );
 }
 
 #[test]

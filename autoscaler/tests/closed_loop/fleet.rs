@@ -4,9 +4,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 
+use millrace_autoscaler::ByRole;
 use millrace_autoscaler::model::PerformanceModel;
-use millrace_autoscaler::observation::{Distribution, Observation, Pool, Router, Traffic, Worker};
-use millrace_autoscaler::{ByRole, Role};
 
 use crate::counters::Counters;
 use crate::load::{Arrivals, Sequence};
@@ -19,7 +18,7 @@ pub struct Truth {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Event {
+pub(super) enum Event {
     Arrival,
     /// Of a prefill worker.
     Prefilled(u64),
@@ -28,7 +27,7 @@ enum Event {
     Ready,
 }
 
-struct At(f64, u64, Event);
+pub(super) struct At(f64, u64, Event);
 
 impl PartialEq for At {
     fn eq(&self, other: &Self) -> bool {
@@ -47,33 +46,38 @@ impl Ord for At {
     }
 }
 
-struct Prefill {
-    id: u64,
-    ready_at: f64,
-    draining: bool,
+pub(super) struct Prefill {
+    pub(super) id: u64,
+    pub(super) ready_at: f64,
+    pub(super) draining: bool,
     /// With the decode worker that waits for it; the first is being computed.
-    queue: VecDeque<(Sequence, u64)>,
-    tokens: f64,
+    pub(super) queue: VecDeque<(Sequence, u64)>,
+    pub(super) tokens: f64,
 }
 
-struct Decode {
-    id: u64,
-    ready_at: f64,
-    draining: bool,
+pub(super) struct Decode {
+    pub(super) id: u64,
+    pub(super) ready_at: f64,
+    pub(super) draining: bool,
     /// Sequences that have a turn, being prefilled or decoded.
-    held: u32,
+    pub(super) held: u32,
     /// (progress at its end, context, tokens it generates).
-    running: BinaryHeap<Reverse<(Float, Float, Float)>>,
-    context: f64,
+    pub(super) running: BinaryHeap<Reverse<(Float, Float, Float)>>,
+    pub(super) context: f64,
     /// Tokens that each of its sequences has had, since it began.
-    progress: f64,
-    since: f64,
-    version: u64,
+    pub(super) progress: f64,
+    pub(super) since: f64,
+    pub(super) version: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
-struct Float(f64);
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Float(f64);
 impl Eq for Float {}
+impl PartialOrd for Float {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 impl Ord for Float {
     fn cmp(&self, other: &Self) -> Ordering {
         self.0.total_cmp(&other.0)
@@ -82,19 +86,19 @@ impl Ord for Float {
 
 pub struct Fleet {
     pub now: f64,
-    truth: Truth,
-    arrivals: Arrivals,
-    events: BinaryHeap<Reverse<At>>,
-    events_made: u64,
-    workers_made: u64,
-    prefill: Vec<Prefill>,
-    decode: Vec<Decode>,
-    waiting: VecDeque<Sequence>,
-    wanted: ByRole<u32>,
+    pub(super) truth: Truth,
+    pub(super) arrivals: Arrivals,
+    pub(super) events: BinaryHeap<Reverse<At>>,
+    pub(super) events_made: u64,
+    pub(super) workers_made: u64,
+    pub(super) prefill: Vec<Prefill>,
+    pub(super) decode: Vec<Decode>,
+    pub(super) waiting: VecDeque<Sequence>,
+    pub(super) wanted: ByRole<u32>,
     pub counters: Counters,
     pub incarnation: u64,
     /// When the router started.
-    router_since: f64,
+    pub(super) router_since: f64,
     /// Replica-seconds, starting and draining ones included.
     pub used: ByRole<f64>,
 }
@@ -227,7 +231,7 @@ impl Fleet {
     }
 
     /// Brings a decode worker up to now.
-    fn progress(&mut self, i: usize) {
+    pub(super) fn progress(&mut self, i: usize) {
         let step = self.step(i);
         let worker = &mut self.decode[i];
         let batch = worker.running.len() as f64;
@@ -249,7 +253,7 @@ impl Fleet {
             .step_seconds(batch, worker.context / batch)
     }
 
-    fn schedule_end(&mut self, i: usize) {
+    pub(super) fn schedule_end(&mut self, i: usize) {
         let rate = self.truth.tokens_per_update / self.step(i);
         let worker = &mut self.decode[i];
         worker.version += 1;
@@ -338,99 +342,5 @@ impl Fleet {
         self.incarnation += 1;
         self.router_since = self.now;
         self.counters.forget();
-    }
-
-    pub fn observe(&mut self) -> Observation {
-        for i in 0..self.decode.len() {
-            self.progress(i);
-            self.schedule_end(i);
-        }
-        let now = self.now;
-        let mut workers = Vec::new();
-        for w in self.prefill.iter().filter(|w| w.ready_at <= now) {
-            workers.push(Worker {
-                role: Role::Prefill,
-                available: !w.draining,
-                draining: w.draining,
-                running: u32::from(!w.queue.is_empty()),
-                waiting: (w.queue.len() as u32).saturating_sub(1),
-                max_running: 0,
-                waiting_tokens: w.tokens.max(0.0) as u64,
-                kv_pages: 0,
-                free_pages: 0,
-            });
-        }
-        let pages = self.truth.model.kv_tokens / 64;
-        for w in self.decode.iter().filter(|w| w.ready_at <= now) {
-            workers.push(Worker {
-                role: Role::Decode,
-                available: !w.draining,
-                draining: w.draining,
-                // Those that are prefilled hold a place.
-                running: w.held,
-                waiting: 0,
-                max_running: self.truth.model.max_running,
-                waiting_tokens: 0,
-                kv_pages: pages,
-                free_pages: pages.saturating_sub((w.context / 64.0) as u64),
-            });
-        }
-        let pool = |wanted, ready: &mut dyn Iterator<Item = bool>| {
-            let all: Vec<bool> = ready.collect();
-            Pool {
-                wanted,
-                ready: all.iter().filter(|&&ready| ready).count() as u32,
-                existing: all.len() as u32,
-            }
-        };
-        Observation {
-            now,
-            unix_seconds: now as u64,
-            routers: vec![Router {
-                name: "router-0".to_owned(),
-                waiting: self.waiting.len() as u64,
-                traffic: self.traffic(),
-            }],
-            routers_expected: 1,
-            workers,
-            pools: ByRole {
-                prefill: pool(
-                    self.wanted.prefill,
-                    &mut self
-                        .prefill
-                        .iter()
-                        .map(|w| w.ready_at <= now && !w.draining),
-                ),
-                decode: pool(
-                    self.wanted.decode,
-                    &mut self.decode.iter().map(|w| w.ready_at <= now && !w.draining),
-                ),
-            },
-            rollout: false,
-        }
-    }
-
-    fn traffic(&self) -> Traffic {
-        let seen = &self.counters;
-        let told = |d: &crate::counters::Buckets| Distribution {
-            bounds: d.bounds.to_vec(),
-            counts: d.counts.iter().map(|&count| count as u64).collect(),
-            sum: d.sum,
-        };
-        Traffic {
-            incarnation: self.incarnation,
-            seconds: self.now - self.router_since,
-            arrived: seen.arrived,
-            refused: 0,
-            prompt_tokens: seen.prompt_tokens as u64,
-            cached_prompt_tokens: seen.cached_prompt_tokens as u64,
-            generated_tokens: seen.generated_tokens as u64,
-            updates: seen.updates as u64,
-            queue_seconds: told(&seen.queue),
-            first_token_seconds: told(&seen.ttft),
-            inter_token_seconds: told(&seen.itl),
-            prompt_length: told(&seen.prompts),
-            generation_length: told(&seen.generations),
-        }
     }
 }

@@ -5,6 +5,7 @@ mod change;
 mod counters;
 mod fleet;
 mod load;
+mod observe;
 mod run;
 mod steady;
 mod table;

@@ -31,12 +31,12 @@ fn constant(rates: &[f64], seeds: u64) {
 
 #[test]
 fn little_constant_load_is_left_alone() {
-    constant(&[0.02, 0.2, 1.0, 2.2, 2.7, 3.2], 3);
+    constant(&[0.02, 0.2, 1.0, 2.7, 3.2], 2);
 }
 
 #[test]
 fn more_constant_load_is_left_alone() {
-    constant(&[3.7, 4.4, 6.1, 7.0], 2);
+    constant(&[4.4, 6.1, 7.0], 2);
 }
 
 #[test]

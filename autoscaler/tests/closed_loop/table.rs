@@ -45,7 +45,7 @@ const SCENARIOS: [Scenario; 6] = [
         name: "steps 3, 9, 3/s, 4 h each",
         most: 9.0,
         rate: |now| {
-            if (now / (4.0 * HOUR)) as u64 % 2 == 0 {
+            if now % (8.0 * HOUR) < 4.0 * HOUR {
                 3.0
             } else {
                 9.0
