@@ -5,7 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt as _;
 
-use crate::api::{ModelDeployment, WorkerPool};
+use crate::api::{ModelDeployment, PoolAutoscaler, WorkerPool};
 
 /// Formats of schemars that Kubernetes does not know, and warns of. Their ranges are there anyway.
 const UNKNOWN_FORMATS: [&str; 5] = ["uint", "uint8", "uint16", "uint32", "uint64"];
@@ -13,7 +13,11 @@ const UNKNOWN_FORMATS: [&str; 5] = ["uint", "uint8", "uint16", "uint32", "uint64
 /// Every definition, as one stream of YAML documents.
 pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
     let mut text = String::new();
-    for mut definition in [ModelDeployment::crd(), WorkerPool::crd()] {
+    for mut definition in [
+        ModelDeployment::crd(),
+        WorkerPool::crd(),
+        PoolAutoscaler::crd(),
+    ] {
         tidy(&mut definition);
         text.push_str("---\n");
         text.push_str(&serde_saphyr::to_string(&definition)?);
@@ -59,7 +63,7 @@ mod tests {
     #[test]
     fn definitions_are_yaml_that_kubernetes_has_nothing_to_say_of() {
         let text = super::yaml().unwrap();
-        assert_eq!(text.matches("kind: CustomResourceDefinition").count(), 2);
+        assert_eq!(text.matches("kind: CustomResourceDefinition").count(), 3);
         assert!(!text.contains("format: uint"), "API servers warn of these");
         if let Ok(path) = std::env::var("CRDS_OUT") {
             std::fs::write(path, text).unwrap();

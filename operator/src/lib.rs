@@ -10,11 +10,14 @@
 //!                                  ▲                   │
 //!    routers ── Fleet.Watch ─▶ fleet │                   ▼
 //!                         └────────┴──────── StatefulSets, one a group     build::group
+//!
+//! PoolAutoscaler, fleet ─▶ millrace_autoscaler::decide ─▶ /scale of WorkerPools   controller::autoscaler
 //! ```
 //!
 //! `cache` has what watches tell, `controller` decides and applies, `leader` says whether it may.
 
 pub mod api;
+mod autoscaler_metrics;
 pub mod build;
 mod cache;
 mod config;

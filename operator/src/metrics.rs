@@ -7,6 +7,8 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::autoscaler_metrics::AutoscalerMetrics;
+
 #[derive(Debug, Clone)]
 pub struct Metrics {
     /// 1 while this process leads.
@@ -18,6 +20,7 @@ pub struct Metrics {
     queue: IntGaugeVec,
     requests: IntCounterVec,
     applies: IntCounterVec,
+    pub autoscaler: AutoscalerMetrics,
 }
 
 impl Metrics {
@@ -63,6 +66,7 @@ impl Metrics {
                 "Children that were compared with what should be, by kind and outcome.",
                 &["kind", "result"],
             )?,
+            autoscaler: AutoscalerMetrics::new(registry)?,
         };
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.fleet_streams.clone()))?;

@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::build::Defaults;
-use crate::cache::{Cache, Key};
+use crate::cache::{Cache, Cached as _, Key};
 use crate::config::OperatorConfig;
-use crate::controller::{self, Applier, Context, Detached, Memory, Queues};
+use crate::controller::{self, Applier, Context, Detached, Memory, Queues, Recollections};
 use crate::error::Error;
 use crate::events::Events;
 use crate::fleet::Fleet;
@@ -118,6 +118,10 @@ async fn controllers(config: OperatorConfig, client: Client, metrics: Metrics) {
             for pool in cache.pools.of(&deployment.namespace, &deployment.name) {
                 queues.pool(pool.meta.key.clone());
             }
+            let autoscalers = &cache.autoscalers;
+            for autoscaler in autoscalers.of(&deployment.namespace, &deployment.name) {
+                queues.autoscaler(autoscaler.key());
+            }
         })
     };
     let context = Context {
@@ -129,6 +133,7 @@ async fn controllers(config: OperatorConfig, client: Client, metrics: Metrics) {
         fleet,
         applier: Applier::new(client.clone(), cache.clone(), metrics.clone()),
         memory: Memory::default(),
+        recollections: Recollections::default(),
         detached: Detached::default(),
         events: Events::new(client.clone(), &config.identity),
         metrics,

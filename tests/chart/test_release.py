@@ -10,7 +10,7 @@ from conftest import CHART, REPOSITORY
 from kubectl import wait_for
 from resources import everything
 
-DEFINITIONS = ["modeldeployments.serving.millrace.dev", "workerpools.serving.millrace.dev"]
+DEFINITIONS = ["modeldeployments.serving.millrace.dev", "workerpools.serving.millrace.dev", "poolautoscalers.serving.millrace.dev"]
 
 
 @pytest.fixture
@@ -102,6 +102,7 @@ def test_a_release_of_one_namespace_may_work_there_and_nowhere_else(control_plan
 
     assert may("patch", "statefulsets", namespace) and not may("patch", "statefulsets", "default")
     assert not may("get", "secrets", namespace)
+    assert not may("patch", "poolautoscalers", namespace), "nothing but their status"
     assert may("patch", "podgroups.scheduling.k8s.io", namespace), "which this cluster serves"
 
 
@@ -112,3 +113,4 @@ def test_people_who_edit_a_namespace_may_edit_models_there(control_plane, helm, 
     wait_for("the role to be aggregated", lambda: can("create", "modeldeployments"))
     assert can("update", "workerpools", "--subresource=scale") and can("list", "workerpools")
     assert not can("create", "workerpools")
+    assert can("create", "poolautoscalers") and can("get", "poolautoscalers")

@@ -12,7 +12,7 @@ SAMPLES = sorted((CHART / "samples").glob("*.yaml"))
 
 def test_samples_are_what_the_definitions_say(ours):
     wrong, right = conform(SAMPLES, ours)
-    assert not wrong and right == len(SAMPLES) >= 3
+    assert not wrong and right == len(SAMPLES) >= 4
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,32 @@ def test_an_api_server_refuses_what_cannot_be_meant(definitions, change, said):
     sample = yaml.safe_load((CHART / "samples/tiny-r1.yaml").read_text())
     bad = copy.deepcopy(sample)
     change(bad["spec"])
+    answer = definitions("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump(bad), check=False)
+    assert said in answer and "created" not in answer, answer
+
+
+AUTOSCALER = {
+    "set at least one of ttftMilliseconds": lambda spec: spec.update(objectives={"percentile": 95}),
+    "spec.objectives.percentile": lambda spec: spec["objectives"].update(percentile=100),
+    "minReplicas is more than maxReplicas": lambda spec: spec["decode"].update(minReplicas=9),
+    "spec.decode.minReplicas": lambda spec: spec["decode"].update(minReplicas=0),
+    "spec.decode.maxReplicas": lambda spec: spec["decode"].pop("maxReplicas"),
+    "spec.schedule[0].from": lambda spec: spec["schedule"][0].update({"from": "7:30"}),
+    "from and until are the same": lambda spec: spec["schedule"][0].update(until="07:30"),
+    "set at least one of prefillReplicas": lambda spec: spec["schedule"][0].pop("decodeReplicas"),
+    "schedule has prefillReplicas": lambda spec: spec.pop("prefill") and spec["schedule"][0].update(prefillReplicas=1),
+    "spec.scaleToZero.idleSeconds": lambda spec: spec.update(scaleToZero={"idleSeconds": 5}),
+    "groups would go before they serve": lambda spec: spec.update(scaleToZero={"idleSeconds": 60}, coldStartSeconds=61),
+    "baseSeconds is above 0": lambda spec: spec["profile"]["decode"].update(baseSeconds=0),
+    "spec.profile": lambda spec: spec.pop("profile"),
+    "spec.target.name": lambda spec: spec["target"].update(name=""),
+}
+
+
+@pytest.mark.parametrize("said", AUTOSCALER)
+def test_an_api_server_refuses_an_autoscaler_that_cannot_be_meant(definitions, said):
+    bad = yaml.safe_load((CHART / "samples/autoscaler.yaml").read_text())
+    AUTOSCALER[said](bad["spec"])
     answer = definitions("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump(bad), check=False)
     assert said in answer and "created" not in answer, answer
 

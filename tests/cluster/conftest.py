@@ -17,7 +17,7 @@ from resources import everything
 from traffic import MODEL, Traffic, record
 
 # As a release lives: installed, upgraded, used, and removed at the end.
-ORDER = ["upgrade", "install", "sources", "rollout", "scale", "faults", "operator", "group", "rbac", "uninstall"]
+ORDER = ["upgrade", "install", "sources", "rollout", "scale", "autoscale", "faults", "operator", "group", "rbac", "uninstall"]
 
 
 def pytest_collection_modifyitems(items):

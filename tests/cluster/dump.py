@@ -11,12 +11,12 @@ def dump(kubectl):
         text = kubectl(*command, check=False).strip()
         parts.append(f"--- {title}\n{text[-most:]}")
 
-    kinds = "mdep,wp,statefulsets,deployments,pods"
+    kinds = "mdep,pas,wp,statefulsets,deployments,pods"
     show("nodes", "get", "nodes", "-o", "wide")
     for namespace in (deployments.NAMESPACE, chart.NAMESPACE):
         show(namespace, "get", kinds if namespace == deployments.NAMESPACE else "pods,leases", "-n", namespace, "-o", "wide")
         show(f"events in {namespace}", "get", "events", "-n", namespace, "--sort-by", ".lastTimestamp", most=8_000)
-    show("mdep", "get", "mdep", "-n", deployments.NAMESPACE, "-o", "yaml")
+    show("mdep and pas", "get", "mdep,pas", "-n", deployments.NAMESPACE, "-o", "yaml")
     show("operator", "logs", "-n", chart.NAMESPACE, "-l", "app.kubernetes.io/component=operator", "--prefix", "--tail", "80")
     for pod in kubectl.list("pods", deployments.NAMESPACE):
         name = pod["metadata"]["name"]

@@ -15,7 +15,7 @@ PATHS = {
     "pods": CORE, "services": CORE, "nodes": CORE, "namespaces": CORE, "events": CORE,
     "serviceaccounts": CORE, "configmaps": CORE,
     "deployments": APPS, "statefulsets": APPS,
-    "modeldeployments": OURS, "workerpools": OURS,
+    "modeldeployments": OURS, "workerpools": OURS, "poolautoscalers": OURS,
     "poddisruptionbudgets": "/apis/policy/v1",
     "networkpolicies": "/apis/networking.k8s.io/v1",
     "endpointslices": "/apis/discovery.k8s.io/v1",

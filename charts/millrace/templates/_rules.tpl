@@ -12,7 +12,14 @@ yet a create too.
   resources: [workerpools]
   verbs: [list, watch, create, patch, delete]
 - apiGroups: [serving.millrace.dev]
-  resources: [modeldeployments/status, workerpools/status]
+  resources: [modeldeployments/status, workerpools/status, poolautoscalers/status]
+  verbs: [patch]
+# PoolAutoscalers scale as anybody would.
+- apiGroups: [serving.millrace.dev]
+  resources: [poolautoscalers]
+  verbs: [list, watch]
+- apiGroups: [serving.millrace.dev]
+  resources: [workerpools/scale]
   verbs: [patch]
 # Owner references that block deletion, where the cluster guards them (OwnerReferencesPermissionEnforcement).
 - apiGroups: [serving.millrace.dev]

@@ -3,7 +3,10 @@
 //! A [`ModelDeployment`] is what people write. The operator makes of it a router and, for each
 //! revision, two [`WorkerPool`]s. What a pool's pods look like is said completely by its
 //! [`WorkerSpec`], and a revision is a hash over the two of them: nothing else needs to be remembered.
+//! A [`PoolAutoscaler`] says how many groups they have.
 
+mod autoscaler;
+mod autoscaler_status;
 mod conditions;
 mod deployment;
 mod model;
@@ -11,6 +14,12 @@ mod pod;
 mod pool;
 mod status;
 
+pub use autoscaler::{
+    AutoscalerTarget, Budget, Day, DecodeProfile, Objectives, PoolAutoscaler, PoolAutoscalerSpec,
+    PrefillProfile, Profile, ReplicaBounds, ScaleToZero, ScalingBehavior, ScalingRules,
+    ScheduledReplicas,
+};
+pub use autoscaler_status::{AutoscalerStatus, Measured, ScaledPool, SeenTraffic};
 pub use conditions::{Condition, set_condition};
 pub use deployment::{
     Auth, Drain, Etcd, Gateway, ModelDeployment, ModelDeploymentSpec, Monitoring, ParentGateway,

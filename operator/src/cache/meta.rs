@@ -141,6 +141,32 @@ impl Cached for Root {
     }
 }
 
+/// A PoolAutoscaler belongs to what it scales.
+#[derive(Debug, Clone)]
+pub struct Scaler(pub crate::api::PoolAutoscaler);
+
+impl std::ops::Deref for Scaler {
+    type Target = crate::api::PoolAutoscaler;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Cached for Scaler {
+    fn key(&self) -> Key {
+        let meta = &self.0.metadata;
+        Key::new(
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default(),
+        )
+    }
+
+    fn deployment(&self) -> Option<&str> {
+        Some(&self.0.spec.target.name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,11 +17,11 @@ use kube::{Client, Resource};
 use tokio::sync::watch as flag;
 use tokio::task::JoinSet;
 
-pub use meta::{MANAGER, Meta, Root, Whole};
+pub use meta::{MANAGER, Meta, Root, Scaler, Whole};
 pub use pod::PodView;
-pub use store::{Key, Store};
+pub use store::{Cached, Key, Store};
 
-use crate::api::{ModelDeployment, WorkerPool, labels};
+use crate::api::{ModelDeployment, PoolAutoscaler, WorkerPool, labels};
 use crate::build::kinds::{DEPLOYMENT, KINDS, Kind, WORKER_POOL};
 
 /// How often a cluster is asked whether it serves what it did not serve before.
@@ -34,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Cache {
     pub deployments: Store<Root>,
     pub pools: Store<Whole<WorkerPool>>,
+    pub autoscalers: Store<Scaler>,
     /// The Deployments of routers.
     pub routers: Store<Whole<Deployment>>,
     /// Routers and workers.
@@ -48,6 +49,7 @@ pub struct Cache {
 pub enum Change<'a> {
     Deployment(&'a Root),
     Pool(&'a Whole<WorkerPool>),
+    Autoscaler(&'a Scaler),
     Router(&'a Whole<Deployment>),
     /// `false`: it is gone.
     Pod(&'a PodView, bool),
@@ -67,6 +69,7 @@ impl Default for Cache {
         Cache {
             deployments: Store::default(),
             pools: Store::default(),
+            autoscalers: Store::default(),
             routers: Store::default(),
             pods: Store::default(),
             others: Arc::new(others.map(|kind| (kind.kind, Store::default())).collect()),
@@ -160,6 +163,20 @@ impl Cache {
             self.pools.clone(),
             Whole::of,
             move |object, _| tell(Change::Pool(object)),
+            ready,
+        ));
+
+        let (ready, tell) = (flag::Sender::new(false), on_change.clone());
+        synced.push(ready.subscribe());
+        tasks.spawn(watch::follow(
+            api::<PoolAutoscaler>(client, namespace),
+            None,
+            self.autoscalers.clone(),
+            |mut object: PoolAutoscaler| {
+                object.metadata.managed_fields = None;
+                Scaler(object)
+            },
+            move |object, _| tell(Change::Autoscaler(object)),
             ready,
         ));
 

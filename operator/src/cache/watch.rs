@@ -129,13 +129,15 @@ impl Backoff for Pauses {
 }
 
 fn tell(error: &watcher::Error) {
-    let forbidden = match error {
+    let status = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.is_forbidden(),
-        _ => false,
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status),
+        _ => None,
     };
-    if forbidden {
+    if status.is_some_and(|status| status.is_forbidden()) {
         tracing::error!(%error, "the operator's role lacks a rule to list and watch; install the chart of this version");
+    } else if status.is_some_and(|status| status.code == 404) {
+        tracing::error!(%error, "a definition is missing; install the chart of this version, or what `millrace crds` prints");
     } else {
         tracing::debug!(%error, "a watch broke off; it goes on");
     }

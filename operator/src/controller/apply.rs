@@ -33,6 +33,8 @@ use crate::metrics::Metrics;
 const WATCH_LAGS: Duration = Duration::from_secs(10);
 /// The field manager of `replicas` of pools, which others may own instead.
 const SCALER: &str = "millrace-operator-scale";
+/// The field manager of `replicas` where a PoolAutoscaler scales.
+const AUTOSCALER: &str = "millrace-operator-autoscaler";
 
 /// What became of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -325,6 +327,26 @@ impl Applier {
             "spec": {"replicas": replicas},
         });
         self.merge(pool, &body, "scale").await
+    }
+
+    /// Scales a pool as anybody would who is not the operator, through `/scale`. Refused if the pool is
+    /// not what the watch showed.
+    pub async fn scale_pool(&self, pool: &WorkerPool, replicas: i32) -> Result<(), Error> {
+        let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+        let body = serde_json::json!({
+            "metadata": {"resourceVersion": pool.resource_version()},
+            "spec": {"replicas": replicas},
+        });
+        let api: Api<WorkerPool> = Api::namespaced(self.client.clone(), &namespace);
+        let params = PatchParams {
+            field_manager: Some(AUTOSCALER.to_owned()),
+            ..PatchParams::default()
+        };
+        let scaled = api.patch_scale(&name, &params, &Patch::Merge(body)).await;
+        let what = || format!("workerpools {namespace}/{name}");
+        scaled
+            .map(drop)
+            .map_err(|error| Error::api("scale", what(), error))
     }
 
     /// Adds or takes away a finalizer.

@@ -3,6 +3,7 @@
 use kube::Client;
 
 use super::apply::Applier;
+use super::autoscaler::Recollections;
 use super::deployment::Memory;
 use super::pool_lost::Detached;
 use crate::build::Defaults;
@@ -25,6 +26,8 @@ pub struct Context {
     pub applier: Applier,
     /// What was last said of ModelDeployments.
     pub memory: Memory,
+    /// What PoolAutoscalers saw and said.
+    pub recollections: Recollections,
     /// Pods that may be dead.
     pub detached: Detached,
     pub events: Events,

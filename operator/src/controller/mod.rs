@@ -4,6 +4,7 @@
 //! they told, so that it costs no request unless something has to change.
 
 mod apply;
+mod autoscaler;
 mod context;
 mod deployment;
 mod pool;
@@ -20,12 +21,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 pub use apply::{Applier, Cascade};
+pub use autoscaler::Recollections;
 pub use context::Context;
 pub use deployment::Memory;
 pub use pool_lost::Detached;
 
 use crate::api::labels;
-use crate::cache::{Change, Key, PodView};
+use crate::cache::{Cached as _, Change, Key, PodView};
 use crate::error::Error;
 use queue::Queue;
 
@@ -37,6 +39,7 @@ pub type Next = Result<Option<Duration>, Error>;
 pub struct Queues {
     deployments: Queue,
     pools: Queue,
+    autoscalers: Queue,
 }
 
 impl Queues {
@@ -46,6 +49,10 @@ impl Queues {
 
     pub fn pool(&self, key: Key) {
         self.pools.add(key);
+    }
+
+    pub fn autoscaler(&self, key: Key) {
+        self.autoscalers.add(key);
     }
 }
 
@@ -68,6 +75,11 @@ pub async fn run(context: Arc<Context>, queues: Queues) {
         "everything that is there is known"
     );
     tasks.spawn(work::work(context.clone(), queues.pools, &work::POOLS));
+    tasks.spawn(work::work(
+        context.clone(),
+        queues.autoscalers,
+        &work::AUTOSCALERS,
+    ));
     tasks.spawn(work::work(context, queues.deployments, &work::DEPLOYMENTS));
     // None of them ends by itself.
     while tasks.join_next().await.is_some() {}
@@ -80,12 +92,25 @@ fn look_again(context: &Context, queues: &Queues, change: Change<'_>) {
             let meta = &deployment.metadata;
             let namespace = meta.namespace.as_deref().unwrap_or_default();
             let name = meta.name.as_deref().unwrap_or_default();
-            queues.deployment(Key::new(namespace, name));
+            let key = Key::new(namespace, name);
+            autoscalers_of(context, queues, &key);
+            queues.deployment(key);
         }
         Change::Pool(pool) => {
             let key = &pool.meta.key;
-            queues.deployment(Key::new(&key.namespace, &pool.spec.deployment));
+            let deployment = Key::new(&key.namespace, &pool.spec.deployment);
+            autoscalers_of(context, queues, &deployment);
+            queues.deployment(deployment);
             queues.pool(key.clone());
+        }
+        Change::Autoscaler(autoscaler) => {
+            let key = autoscaler.key();
+            let target = Key::new(&key.namespace, &autoscaler.spec.target.name);
+            queues.autoscaler(key);
+            // Those that stood back behind it may have to act now.
+            autoscalers_of(context, queues, &target);
+            // What it asks for is what a rollout goes to.
+            queues.deployment(target);
         }
         Change::Router(router) => {
             if let Some(deployment) = router.meta.label(labels::DEPLOYMENT) {
@@ -109,6 +134,17 @@ fn look_again(context: &Context, queues: &Queues, change: Change<'_>) {
                 queues.pool(pool.meta.key.clone());
             }
         }
+    }
+}
+
+/// Those that name a ModelDeployment.
+fn autoscalers_of(context: &Context, queues: &Queues, deployment: &Key) {
+    let cache = &context.cache;
+    for autoscaler in cache
+        .autoscalers
+        .of(&deployment.namespace, &deployment.name)
+    {
+        queues.autoscaler(autoscaler.key());
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, interval, timeout};
 use tracing::Instrument as _;
 
 use super::queue::Queue;
-use super::{Context, Next, deployment, pool};
+use super::{Context, Next, autoscaler, deployment, pool};
 use crate::cache::Key;
 use crate::error::Error;
 
@@ -51,6 +51,20 @@ pub static DEPLOYMENTS: Controller = Controller {
                 let note = error.to_string();
                 let events = &context.events;
                 events.warning(&found.0, "Failed", "Apply", note).await;
+            }
+        })
+    },
+};
+
+pub static AUTOSCALERS: Controller = Controller {
+    name: "autoscaler",
+    look: |context, key| Box::pin(autoscaler::reconcile(context, key)),
+    tell: |context, key, error| {
+        Box::pin(async move {
+            if let Some(found) = context.cache.autoscalers.get(&key.namespace, &key.name) {
+                let note = error.to_string();
+                let events = &context.events;
+                events.warning(&found.0, "Failed", "Scale", note).await;
             }
         })
     },

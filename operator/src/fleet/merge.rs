@@ -48,6 +48,14 @@ pub struct Worker {
     pub draining: bool,
     pub running: u32,
     pub waiting: u32,
+    /// Prompt tokens not yet computed, of running and waiting sequences.
+    pub waiting_tokens: u64,
+    /// Most sequences a step.
+    pub max_running: u32,
+    /// Of its cache, 64 tokens each.
+    pub kv_pages: u64,
+    /// Free or evictable.
+    pub free_pages: u64,
     /// The group that it is a rank of.
     pub group: Option<String>,
     pub rank: u32,
@@ -145,6 +153,10 @@ fn join(id: &str, said: &[Said<'_>]) -> Worker {
         draining: false,
         running: 0,
         waiting: 0,
+        waiting_tokens: 0,
+        max_running: 0,
+        kv_pages: 0,
+        free_pages: u64::MAX,
         group: None,
         rank: 0,
     };
@@ -159,6 +171,10 @@ fn join(id: &str, said: &[Said<'_>]) -> Worker {
                 joined.draining |= worker.draining;
                 joined.running = joined.running.max(worker.running);
                 joined.waiting = joined.waiting.max(worker.waiting);
+                joined.waiting_tokens = joined.waiting_tokens.max(worker.waiting_tokens);
+                joined.max_running = worker.max_running;
+                joined.kv_pages = worker.kv_pages;
+                joined.free_pages = joined.free_pages.min(worker.free_pages);
                 joined.role = joined.role.or(role(worker.role()));
                 joined.revision.clone_from(&worker.revision);
                 joined.rank = worker.rank;
@@ -189,6 +205,8 @@ fn join(id: &str, said: &[Said<'_>]) -> Worker {
         }
         old_closed |= one.heard_for >= SETTLES_IN;
     }
+    // Of one that no router has attached, nothing is known.
+    joined.free_pages = joined.free_pages.min(joined.kv_pages);
     joined.routable = match (open, closed) {
         (true, None) => Routable::Yes,
         (true, Some(_)) if !old_closed => Routable::Unsettled,

@@ -123,3 +123,29 @@ fn load_is_counted_once() {
     assert_eq!(view.workers["w"].running, 3);
     assert_eq!(view.workers.len(), 2);
 }
+
+#[test]
+fn the_busier_of_two_views_counts() {
+    let view = |running, waiting_tokens, free_pages| wire::FleetView {
+        workers: vec![wire::FleetWorker {
+            running,
+            waiting_tokens,
+            free_pages,
+            kv_pages: 100,
+            max_running: 8,
+            ..worker("w", true)
+        }],
+        ..refuses("v")
+    };
+    let (one, other) = (view(3, 500, 60), view(4, 100, 70));
+    let said = [&one, &other].map(|view| Said {
+        router: "r",
+        heard_for: Duration::ZERO,
+        view,
+    });
+    let view = merge(&said, 2).unwrap();
+    let w = &view.workers["w"];
+    assert_eq!((w.running, w.waiting_tokens, w.free_pages), (4, 500, 60));
+    assert_eq!((w.kv_pages, w.max_running), (100, 8));
+    assert_eq!(view.workers["v"].free_pages, 0, "nobody has it");
+}

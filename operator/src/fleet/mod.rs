@@ -3,6 +3,7 @@
 
 mod merge;
 mod stream;
+mod traffic;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -15,7 +16,10 @@ use prometheus::IntGauge;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+#[cfg(test)]
+pub use merge::Worker;
 pub use merge::{DeploymentView, Routable, SETTLES_IN};
+pub use traffic::{Counted, Traffic};
 
 use crate::cache::{Key, PodView};
 
@@ -37,6 +41,8 @@ struct Router {
     uid: String,
     ip: Option<Box<str>>,
     stream: Option<AbortHandle>,
+    /// Kubernetes counts it as up, so that clients may reach it.
+    up: bool,
     /// When it was first heard.
     since: Option<Instant>,
     view: Option<FleetView>,
@@ -82,6 +88,27 @@ impl Fleet {
         merge::merge(&said, routers.len())
     }
 
+    /// What came in at the routers of a ModelDeployment, and how it was served.
+    pub fn traffic(&self, namespace: &str, name: &str) -> Traffic {
+        let deployments = self.deployments.lock();
+        let routers = deployments.get(&Key::new(namespace, name));
+        let mut traffic = Traffic::default();
+        for (router, state) in routers.into_iter().flatten() {
+            let view = state.view.as_ref();
+            match view.and_then(|view| Some((view, view.traffic.as_ref()?))) {
+                Some((view, counted)) => traffic.counted.push(Counted {
+                    router: router.clone(),
+                    waiting: view.waiting,
+                    traffic: counted.clone(),
+                }),
+                None if state.up => traffic.unheard.push(router.clone()),
+                // It takes no requests, so that nothing of it is missing.
+                None => {}
+            }
+        }
+        traffic
+    }
+
     /// A router's pod as it is now. Needs a tokio runtime.
     pub fn router(&self, deployment: &Key, pod: &PodView) {
         // One that is told to go says ever less, and nobody waits for it.
@@ -91,10 +118,11 @@ impl Fleet {
         let name = pod.meta.key.name.clone();
         let mut deployments = self.deployments.lock();
         let routers = deployments.entry(deployment.clone()).or_default();
-        if let Some(known) = routers.get(&name)
+        if let Some(known) = routers.get_mut(&name)
             && known.uid == pod.meta.uid
             && known.ip == pod.ip
         {
+            known.up = pod.containers_ready;
             return;
         }
         let stream = pod.ip.clone().map(|ip| {
@@ -109,6 +137,7 @@ impl Fleet {
             uid: pod.meta.uid.clone(),
             ip: pod.ip.clone(),
             stream,
+            up: pod.containers_ready,
             since: None,
             view: None,
             matters: 0,
@@ -223,3 +252,7 @@ fn load(view: &FleetView) -> u64 {
     }
     hasher.finish()
 }
+
+#[cfg(test)]
+#[path = "mod_tests.rs"]
+mod tests;

@@ -197,7 +197,7 @@ pub fn worker_pool(resolved: &Resolved, role: Role) -> Option<WorkerPool> {
 /// Everything that a ModelDeployment comes to, with the first group of each pool. `gang`: in a cluster
 /// that serves PodGroups.
 pub fn everything(resolved: &Resolved, gang: bool) -> Vec<Child> {
-    let mut all = router::objects(resolved);
+    let mut all = router::objects(resolved, false);
     for role in Role::ALL {
         all.extend(pool::pool(resolved, role, Some(2)));
         if let Some(pool) = worker_pool(resolved, role) {
@@ -217,7 +217,7 @@ pub fn find<T: DeserializeOwned>(all: &[Child], kind: &str, name: &str) -> T {
 }
 
 pub fn router_pod(resolved: &Resolved) -> PodSpec {
-    let all = router::objects(resolved);
+    let all = router::objects(resolved, false);
     let deployment: Deployment = find(&all, "Deployment", "m-router");
     deployment.spec.template.spec.unwrap()
 }

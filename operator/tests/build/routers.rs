@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cases::{args, find, resolved, router_pod, spec, variable};
 
 fn objects(case: &str) -> Vec<Child> {
-    router::objects(&resolved(spec(case)))
+    router::objects(&resolved(spec(case)), false)
 }
 
 fn names(objects: &[Child], kind: &str) -> Vec<String> {
@@ -48,6 +48,22 @@ fn routers_are_told_what_to_serve() {
     ] {
         let get = probe.as_ref().unwrap().http_get.as_ref().unwrap();
         assert_eq!(get.port, IntOrString::String("probe".into()));
+    }
+}
+
+#[test]
+fn clients_reach_routers_that_are_not_ready_only_to_wake_workers() {
+    let resolved = resolved(spec("groups"));
+    for (wakes, published) in [(false, None), (true, Some(true))] {
+        let all = router::objects(&resolved, wakes);
+        let clients: Service = find(&all, "Service", "m");
+        let spec = clients.spec.unwrap();
+        assert_eq!(spec.publish_not_ready_addresses, published);
+        let workers: Service = find(&all, "Service", "m-router");
+        assert_eq!(
+            workers.spec.unwrap().publish_not_ready_addresses,
+            Some(true)
+        );
     }
 }
 

@@ -12,6 +12,8 @@ use k8s_openapi::api::scheduling::v1beta1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 
+pub use worker::gpus;
+
 use super::kinds::Kind;
 use super::meta::{self, Labels};
 use super::ports::worker as ports;

@@ -144,6 +144,14 @@ fn env(pool: &WorkerPool, group: &str) -> Vec<EnvVar> {
     env
 }
 
+/// GPUs that a group takes. A rank on CPUs counts as one: it is what there is one of a rank.
+pub fn gpus(worker: &WorkerSpec) -> u32 {
+    let limits = resources(worker).and_then(|resources| resources.limits);
+    let gpus = limits.and_then(|limits| limits.get(GPU)?.0.parse::<u32>().ok());
+    let ranks = u32::try_from(worker.ranks).unwrap_or(1);
+    ranks.saturating_mul(gpus.unwrap_or(1).max(1))
+}
+
 fn resources(worker: &WorkerSpec) -> Option<ResourceRequirements> {
     let gpu = (worker.device == Device::Cuda).then_some((GPU, 1));
     let rdma = worker.transfer.rdma_resources.iter();

@@ -23,9 +23,13 @@ pub static KINDS: [&Kind; 5] = [
     &kinds::GRPC_ROUTE,
 ];
 
-/// Everything of a deployment but its pools, in the order in which it is best applied.
-pub fn objects(resolved: &Resolved) -> Vec<Child> {
-    let mut all = vec![services::clients(resolved), services::workers(resolved)];
+/// Everything of a deployment but its pools, in the order in which it is best applied. `wakes`: requests
+/// are to reach routers that have no worker, because they bring workers back.
+pub fn objects(resolved: &Resolved, wakes: bool) -> Vec<Child> {
+    let mut all = vec![
+        services::clients(resolved, wakes),
+        services::workers(resolved),
+    ];
     all.extend(policies::disruption(resolved));
     all.extend(policies::network(resolved));
     all.push(deployment::deployment(resolved));

@@ -8,8 +8,8 @@ use super::metadata;
 use crate::build::ports::{Port, router};
 use crate::build::{Child, Resolved, kinds, meta, names};
 
-/// For clients: routers that can serve.
-pub fn clients(resolved: &Resolved) -> Child {
+/// For clients: routers that can serve; with `wakes` also those that cannot yet.
+pub fn clients(resolved: &Resolved, wakes: bool) -> Child {
     let service = &resolved.router.service;
     let tls = resolved.router.tls.is_some();
     let (http, grpc) = match tls {
@@ -28,6 +28,7 @@ pub fn clients(resolved: &Resolved) -> Child {
             port(router::HTTP, Some(http)),
             port(router::GRPC, grpc),
         ]),
+        publish_not_ready_addresses: wakes.then_some(true),
         ..ServiceSpec::default()
     };
     let metadata = ObjectMeta {

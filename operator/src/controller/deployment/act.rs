@@ -9,8 +9,12 @@ use crate::error::Error;
 use crate::rollout::{Plan, Step};
 
 /// Everything but pools; and what is not wanted any more of it goes.
-pub async fn apply_router(context: &Context, resolved: &Resolved) -> Result<(), Error> {
-    let objects = build::router::objects(resolved);
+pub async fn apply_router(
+    context: &Context,
+    resolved: &Resolved,
+    wakes: bool,
+) -> Result<(), Error> {
+    let objects = build::router::objects(resolved, wakes);
     let applied = context.applier.apply_all(&objects).await;
     let of_router = |meta: &crate::cache::Meta| meta.label(labels::ROLE) == Some("router");
     let pruned = context

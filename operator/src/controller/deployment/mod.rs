@@ -17,6 +17,9 @@ mod there;
 use k8s_openapi::jiff::Timestamp;
 
 pub use memory::Memory;
+#[cfg(test)]
+pub use there::PoolFacts;
+pub use there::There;
 
 use super::{Context, Next};
 use crate::api::{DeploymentStatus, ModelDeployment, labels};
@@ -25,7 +28,7 @@ use crate::cache::Key;
 use crate::error::Error;
 use crate::etcd::CAN_FORGET;
 use crate::rollout::{self, Plan, Wanted};
-use there::There;
+use there::Scaled;
 
 pub async fn reconcile(context: &Context, key: &Key) -> Next {
     let Some(root) = context.cache.deployments.get(&key.namespace, &key.name) else {
@@ -61,11 +64,15 @@ async fn carry_out(
         .finalizer(deployment, labels::FINALIZER, forget)
         .await?;
     let mut applied = Ok(());
-    if !There::look(context, key, deployment).predecessor {
-        applied = act::apply_router(context, resolved).await;
+    let scaled = Scaled::look(context, key);
+    let there = There::look(context, key, deployment);
+    if !there.predecessor {
+        // Routers without workers are not ready, and the request that is to wake them must reach one.
+        let wakes = scaled.to_zero && there.router.ready == 0;
+        applied = act::apply_router(context, resolved, wakes).await;
     }
     let there = There::look(context, key, deployment);
-    let wanted = targets::wanted(resolved, &there, previous);
+    let wanted = targets::wanted(resolved, &there, previous, scaled.asked);
     let plan = plan(resolved, &wanted, &there, previous, applied.is_ok());
     let say = |trouble: Option<&Error>| {
         let seen = status::Seen {

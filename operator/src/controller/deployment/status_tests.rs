@@ -81,7 +81,12 @@ impl World {
 
     /// Says it, and returns what is new.
     fn say(&mut self, second: i64) -> Vec<&'static str> {
-        let wanted = targets::wanted(&self.resolved, &self.there, &self.said);
+        let wanted = targets::wanted(
+            &self.resolved,
+            &self.there,
+            &self.said,
+            rollout::Groups::default(),
+        );
         let strategy = targets::strategy(&self.resolved, &wanted);
         let done = self.there.router.done;
         let revisions = self.there.revisions(|_| true);

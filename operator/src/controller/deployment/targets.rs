@@ -2,20 +2,29 @@
 //!
 //! Where the ModelDeployment does not say it, whoever scales the WorkerPool does, as long as there is
 //! one of a role. During a rollout there are two, whose replicas the rollout sets: then it is what the
-//! status remembers, and so a rollout ends with as many as it began with.
+//! status remembers, and so a rollout ends with as many as it began with; or more, if a PoolAutoscaler
+//! asks for more meanwhile. Its wish is read from its status, as nobody but the rollout may scale then.
 
 use super::there::{PoolFacts, There};
 use crate::api::{DeploymentStatus, PoolCounts, Role};
 use crate::build::Resolved;
-use crate::rollout::{Amount, Strategy, Wanted};
+use crate::rollout::{Amount, Groups, Strategy, Wanted};
 
-pub fn wanted(resolved: &Resolved, there: &There, previous: &DeploymentStatus) -> Wanted {
+/// `asked`: groups that a PoolAutoscaler wants; 0 for as many as there are.
+pub fn wanted(
+    resolved: &Resolved,
+    there: &There,
+    previous: &DeploymentStatus,
+    asked: Groups,
+) -> Wanted {
     let groups = |role: Role, remembered: &PoolCounts| {
         let shape = resolved.pool(role)?;
         let declared = shape.replicas.and_then(|n| u32::try_from(n).ok());
         // Without a summary nothing was wanted of this role, not even none.
         let known = !matches!(remembered.summary.as_str(), "" | "-");
         let remembered = u32::try_from(remembered.wanted).ok().filter(|_| known);
+        // Nobody scales what was told to have no groups during a rollout, either.
+        let remembered = remembered.map(|groups| groups.max(asked.of(role)));
         let scaled = || scaled(&resolved.revision, role, there, remembered);
         Some(declared.unwrap_or_else(scaled))
     };
@@ -112,5 +121,38 @@ mod tests {
         assert_eq!(groups(&[("old", 0, false), ("new", 0, true)], Some(0)), 0);
         // A status that was lost.
         assert_eq!(groups(&[("old", 3, false), ("new", 1, false)], None), 4);
+    }
+
+    #[test]
+    fn a_rollout_takes_in_what_is_asked_for_meanwhile() {
+        let json = serde_json::json!({
+            "apiVersion": "serving.millrace.dev/v1alpha1", "kind": "ModelDeployment",
+            "metadata": {"name": "m", "namespace": "n", "uid": "u"},
+            "spec": {"model": {"source": {"builtin": "tiny-r1"}}, "decode": {}},
+        });
+        let defaults = crate::build::Defaults {
+            image: "i".to_owned(),
+            etcd: Vec::new(),
+            operator_namespace: "o".to_owned(),
+        };
+        let deployment = serde_json::from_value(json).unwrap();
+        let resolved = crate::build::resolve(&deployment, &defaults).unwrap();
+        let new = resolved.revision.as_str();
+        let status = DeploymentStatus {
+            decode: PoolCounts {
+                wanted: 4,
+                summary: "4/4".to_owned(),
+                ..PoolCounts::default()
+            },
+            ..DeploymentStatus::default()
+        };
+        let decode = |pools: &[(&str, u32, bool)], decode| {
+            let asked = Groups { prefill: 0, decode };
+            wanted(&resolved, &there(pools), &status, asked).decode
+        };
+        let rolling = [("old", 3, false), (new, 2, false)];
+        assert_eq!(decode(&rolling, 6), 6);
+        assert_eq!(decode(&rolling, 2), 4, "never fewer");
+        assert_eq!(decode(&[(new, 2, false)], 6), 2, "then it scales the pool");
     }
 }

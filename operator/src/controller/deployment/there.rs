@@ -6,11 +6,13 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 
-use super::super::Context;
-use crate::api::{GroupStatus, ModelDeployment, Role, WorkerPool, labels};
+use super::super::{Context, autoscaler};
+use crate::api::{
+    GroupStatus, ModelDeployment, PoolAutoscaler, Role, ScaledPool, WorkerPool, labels,
+};
 use crate::build::names;
 use crate::cache::{Key, Whole};
-use crate::rollout::{Pool, Revision, Revisions};
+use crate::rollout::{Groups, Pool, Revision, Revisions};
 
 #[derive(Debug, Clone, Default)]
 pub struct There {
@@ -40,6 +42,39 @@ pub struct RouterFacts {
     pub done: bool,
     /// What its pods wait for, in words.
     pub waits: Option<String>,
+}
+
+/// What the PoolAutoscaler wants that scales a ModelDeployment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scaled {
+    /// Groups; 0: none more than there are.
+    pub asked: Groups,
+    /// There may be none, and a request brings them back.
+    pub to_zero: bool,
+}
+
+impl Scaled {
+    pub fn look(context: &Context, key: &Key) -> Scaled {
+        let acting = autoscaler::acting(&context.cache, key);
+        acting.map_or(Scaled::default(), |acting| Scaled::of(&acting.0))
+    }
+
+    fn of(autoscaler: &PoolAutoscaler) -> Scaled {
+        let status = autoscaler.status.clone().unwrap_or_default();
+        let mut conditions = status.conditions.iter();
+        let active = conditions.any(|c| c.type_ == "Active" && c.status == "True");
+        let groups = |pool: &ScaledPool| u32::try_from(pool.desired).unwrap_or(0);
+        Scaled {
+            asked: match active {
+                true => Groups {
+                    prefill: status.prefill.as_ref().map_or(0, groups),
+                    decode: groups(&status.decode),
+                },
+                false => Groups::default(),
+            },
+            to_zero: autoscaler.spec.scale_to_zero.is_some(),
+        }
+    }
 }
 
 impl There {
@@ -156,4 +191,46 @@ fn waiting_router(context: &Context, key: &Key) -> Option<String> {
         let waits_for = pod.waits_for.as_ref()?;
         Some(format!("{} waits for {waits_for}", pod.name()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn autoscaler(active: &str) -> PoolAutoscaler {
+        let json = serde_json::json!({
+            "apiVersion": "serving.millrace.dev/v1alpha1", "kind": "PoolAutoscaler",
+            "metadata": {"name": "a"},
+            "spec": {
+                "target": {"name": "m"}, "objectives": {"ttftMilliseconds": 500},
+                "decode": {"maxReplicas": 4}, "scaleToZero": {"idleSeconds": 600},
+                "profile": {
+                    "prefill": {"chunkTokens": 1, "baseSeconds": 1.0, "secondsPerToken": 0.0, "secondsPerTokenContext": 0.0},
+                    "decode": {"baseSeconds": 1.0, "secondsPerSequence": 0.0, "secondsPerContextToken": 0.0},
+                    "maxRunning": 1, "kvTokens": 64,
+                },
+            },
+            "status": {
+                "decode": {"ready": 1, "current": 1, "desired": 3},
+                "conditions": [{"type": "Active", "status": active, "reason": "", "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            },
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn only_one_that_acts_asks_for_groups() {
+        let asked = |active| Scaled::of(&autoscaler(active)).asked;
+        let three = Groups {
+            prefill: 0,
+            decode: 3,
+        };
+        assert_eq!(asked("True"), three);
+        assert_eq!(asked("False"), Groups::default());
+        assert!(
+            Scaled::of(&autoscaler("False")).to_zero,
+            "it may sleep, whoever acts"
+        );
+    }
 }

@@ -1,0 +1,226 @@
+//! Demand against what is there: whether to go up or down, and by how much.
+//!
+//! Up needs proof that what is there does not suffice, down needs proof that less does: at the lower bound
+//! of demand the present replicas must fail, at its upper bound with the tolerance added fewer must
+//! suffice. Between the two bounds lie twice the errors and the tolerance, so that noise does not lead
+//! from one to the other.
+
+use crate::choose::{Needed, Room, Short, needed, score};
+use crate::correction::Factors;
+use crate::decision::{Cause, Limit};
+use crate::feedback::attained;
+use crate::load::{Rate, Shape};
+use crate::memory::{Draft, Memory};
+use crate::observation::Observation;
+use crate::policy::Policy;
+use crate::predict::Predictor;
+use crate::window::MIDDLE;
+use crate::{ByRole, Role};
+
+const ROLES: [Role; 2] = [Role::Prefill, Role::Decode];
+
+/// What one look is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look<'a> {
+    pub policy: &'a Policy,
+    pub observation: &'a Observation,
+    pub room: &'a Room,
+    /// `None`: nothing came whose length is known.
+    pub shape: Option<&'a Shape>,
+    pub rate: &'a Rate,
+}
+
+impl Memory {
+    pub(crate) fn predictor<'a>(
+        &self,
+        policy: &'a Policy,
+        shape: &'a Shape,
+        factors: Factors,
+    ) -> Predictor<'a> {
+        Predictor {
+            policy,
+            shape,
+            factors,
+            learned: self.lessons.most,
+        }
+    }
+
+    pub(crate) fn weigh(&mut self, look: &Look<'_>, draft: &mut Draft) {
+        for role in ROLES {
+            let pool = look.observation.pools.of(role);
+            if pool.ready < pool.wanted {
+                *draft.causes.of_mut(role) = Cause::Starting;
+            }
+        }
+        let up = look.shape.and_then(|shape| self.more(look, shape, draft));
+        self.fewer(look, up, draft);
+    }
+
+    /// `Some`: what demand or a violation asks for beyond what is there. Sets the target.
+    fn more(&mut self, look: &Look<'_>, shape: &Shape, draft: &mut Draft) -> Option<Needed> {
+        let Look {
+            policy, room, rate, ..
+        } = *look;
+        let now = look.observation.now;
+        let present = draft.target;
+        let predictor = self.predictor(policy, shape, self.learned.hopeful());
+        let bounds = predictor.bounds();
+        let from_here = Room {
+            low: present.map(|role, &n| n.max(*room.low.of(role)).min(*room.high.of(role))),
+            ..*room
+        };
+        let grows = rate.grows_by(policy);
+        let piled_up = if self.settled.is_some() {
+            self.piled_up(shape)
+        } else {
+            0.0
+        };
+        let margin = 1.0 + policy.behavior.tolerance;
+        let fails = |rate| !predictor.state(rate, present).meets(&bounds);
+        let surely = rate.low + grows.min(rate.low);
+        let by_demand = fails(surely) || self.agreed(look, shape, present);
+        let more = if by_demand || (piled_up > 0.0 && fails(surely + piled_up)) {
+            let size = (rate.expected() + grows.min(rate.expected()) + piled_up) * margin;
+            let more = needed(&predictor, &bounds, size, &from_here);
+            let cause = if by_demand {
+                Cause::Demand
+            } else {
+                Cause::Backlog
+            };
+            for role in ROLES {
+                if more.replicas.of(role) > present.of(role) {
+                    *draft.causes.of_mut(role) = cause;
+                }
+            }
+            Some(more)
+        } else {
+            self.violation(look, shape, draft)
+        };
+        let wanted = more.map_or(present, |more| more.replicas);
+        for role in ROLES {
+            let window = policy.behavior.up.stabilization_seconds;
+            let up = self.up.of_mut(role);
+            up.push(now, *wanted.of(role), window);
+            let stable = match window > 0.0 {
+                true => up.range(now, window).map_or(0, |(least, _)| least),
+                false => *wanted.of(role),
+            };
+            let target = draft.target.of_mut(role);
+            if *wanted.of(role) > *present.of(role) && stable <= *present.of(role) {
+                *draft.causes.of_mut(role) = Cause::Stabilizing;
+            }
+            *target = stable.max(*present.of(role));
+        }
+        let more = more?;
+        match more.short {
+            Some(Short::Budget) => draft.limits.push(Limit::Budget),
+            Some(Short::Max) => {
+                for role in ROLES {
+                    if more.replicas.of(role) == room.high.of(role) {
+                        draft.limits.push(Limit::Max(role));
+                    }
+                }
+            }
+            None => {}
+        }
+        Some(more)
+    }
+
+    fn fewer(&mut self, look: &Look<'_>, up: Option<Needed>, draft: &mut Draft) {
+        let Look {
+            policy,
+            observation,
+            room,
+            ..
+        } = *look;
+        let now = observation.now;
+        let present = observation.pools.map(|_, pool| pool.wanted);
+        let (fewest, holds) = match look.shape {
+            None => (room.low, true),
+            Some(shape) => {
+                let fewest = self.fewest(look, shape, present, up);
+                let predictor = self.predictor(policy, shape, self.learned.believed());
+                let bounds = predictor.bounds();
+                (fewest, attained(&self.window, &bounds, MIDDLE, f64::MIN))
+            }
+        };
+        let asked = policy.behavior.down.stabilization_seconds;
+        let seen_enough = self.window.covered() >= MIDDLE;
+        for role in ROLES {
+            let (fewest, present) = (*fewest.of(role), *present.of(role));
+            let window = asked * self.patience.of_mut(role).times(now);
+            let down = self.down.of_mut(role);
+            down.push(now, fewest, window);
+            let most = match window > 0.0 {
+                true => down.range(now, window).map_or(u32::MAX, |(_, most)| most),
+                false => fewest,
+            };
+            if fewest >= present || *draft.target.of(role) > present {
+                continue;
+            }
+            let pool = observation.pools.of(role);
+            // Load still falls: once, rather than step by step.
+            let falls = window > 0.0 && down.lately(now, window).is_some_and(|late| late < most);
+            let rebalances = up.is_some_and(|up| up.short == Some(Short::Budget));
+            let cause = if observation.rollout {
+                Cause::Rollout
+            } else if pool.existing > pool.wanted {
+                Cause::Draining
+            } else if most >= present
+                || falls
+                || !seen_enough
+                || (!rebalances && (!holds || up.is_some()))
+            {
+                Cause::Stabilizing
+            } else {
+                *draft.target.of_mut(role) = most;
+                Cause::Surplus
+            };
+            *draft.causes.of_mut(role) = cause;
+        }
+    }
+
+    /// The fewest that surely suffice, with the tolerance, and no more than there are. Where the budget
+    /// binds: what is better spent on the other pool.
+    fn fewest(
+        &self,
+        look: &Look<'_>,
+        shape: &Shape,
+        present: ByRole<u32>,
+        up: Option<Needed>,
+    ) -> ByRole<u32> {
+        let Look {
+            policy, room, rate, ..
+        } = *look;
+        let tolerance = policy.behavior.tolerance;
+        if up.is_some_and(|up| up.short == Some(Short::Budget)) {
+            let predictor = self.predictor(policy, shape, self.learned.believed());
+            let bounds = predictor.bounds();
+            let split = needed(&predictor, &bounds, rate.expected(), room).replicas;
+            let misses = |replicas| score(&predictor.state(rate.expected(), replicas), &bounds);
+            return if misses(split) < misses(present) * (1.0 - tolerance) {
+                split.map(|role, &n| n.min(*present.of(role)))
+            } else {
+                present
+            };
+        }
+        let predictor = self.predictor(policy, shape, self.learned.cautious());
+        let bounds = predictor.bounds();
+        let most = (rate.high.max(rate.mean) + rate.grows_by(policy)) * (1.0 + tolerance);
+        if !predictor.state(most, present).meets(&bounds) {
+            return present;
+        }
+        let up_to_here = Room {
+            high: present.map(|role, &n| n.min(*room.high.of(role)).max(*room.low.of(role))),
+            ..*room
+        };
+        needed(&predictor, &bounds, most, &up_to_here).replicas
+    }
+}
+
+impl Rate {
+    /// Sequences a second that there will be more once replicas that are decided on now are there.
+    pub fn grows_by(&self, policy: &Policy) -> f64 {
+        self.trend * (policy.cold_start_seconds.max(0.0) + MIDDLE / 2.0)
+    }
+}
