@@ -139,7 +139,7 @@ pub enum Objective {
     DecodeUtilization,
 }
 
-/// What is used up first as load grows.
+/// What is used up first as load grows, with the present replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Bottleneck {

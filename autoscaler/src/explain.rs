@@ -9,7 +9,7 @@ use crate::histogram::Histogram;
 use crate::load::Shape;
 use crate::memory::{Draft, Memory};
 use crate::policy::Policy;
-use crate::predict::{Bounds, Predictor};
+use crate::predict::{Bounds, Predictor, State};
 use crate::weigh::Look;
 use crate::window::MIDDLE;
 
@@ -101,17 +101,23 @@ fn predict(
     }
     if desired.decode > 0 {
         let state = predictor.state(rate, desired);
-        let told = state.told(policy.objectives.quantile);
-        let worst = state.worst(bounds, 0);
-        let severity = state.severity(worst.predicted, worst.bound);
-        decision.bottleneck = match worst.objective {
-            _ if severity < EASE => Bottleneck::None,
-            Objective::Ttft if state.waits_for_turns() => turns(told.kv_bound),
-            Objective::Ttft | Objective::PrefillUtilization => Bottleneck::PrefillCompute,
-            Objective::Itl => Bottleneck::DecodeStepTime,
-            Objective::Queue | Objective::DecodeUtilization => turns(told.kv_bound),
-        };
-        decision.predicted = Some(told);
+        decision.predicted = Some(state.told(policy.objectives.quantile));
+    }
+    if decision.present.decode > 0 {
+        let state = predictor.state(rate, decision.present);
+        decision.bottleneck = bottleneck(&state, bounds);
+    }
+}
+
+fn bottleneck(state: &State, bounds: &Bounds) -> Bottleneck {
+    let worst = state.worst(bounds, 0);
+    let turns = turns(state.kv_bound());
+    match worst.objective {
+        _ if state.severity(worst.predicted, worst.bound) < EASE => Bottleneck::None,
+        Objective::Ttft if state.waits_for_turns() => turns,
+        Objective::Ttft | Objective::PrefillUtilization => Bottleneck::PrefillCompute,
+        Objective::Itl => Bottleneck::DecodeStepTime,
+        Objective::Queue | Objective::DecodeUtilization => turns,
     }
 }
 

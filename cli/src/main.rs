@@ -15,6 +15,7 @@ mod operator;
 mod probe;
 mod process;
 mod roles;
+mod sim;
 mod style;
 mod terminal;
 mod top;
@@ -65,6 +66,8 @@ enum Command {
     Fetch(fetch::FetchArgs),
     /// Say whether pages can move between machines by RDMA here, and what is missing if not
     Probe(probe::ProbeArgs),
+    /// Simulate deployments of any size: the real decisions against modelled workers
+    Sim(sim::SimArgs),
     /// Look after the ModelDeployments of a Kubernetes cluster
     Operator(operator::OperatorArgs),
     /// Print the custom resource definitions of ModelDeployment and WorkerPool
@@ -84,6 +87,7 @@ fn main() -> std::process::ExitCode {
         #[cfg(feature = "fetch")]
         Command::Fetch(args) => fetch::main(args),
         Command::Probe(args) => probe::main(args),
+        Command::Sim(args) => sim::main(args),
         Command::Operator(args) => operator::main(args),
         Command::Crds => operator::crds(),
     };

@@ -218,7 +218,9 @@ impl<B: Backend> Engine<B> {
         sequence.pages.extend(pages);
         sequence.computed = sequence.tokens.len();
         self.counters.prompt_tokens += sequence.prompt_tokens as u64;
-        self.store_full_pages(&mut sequence);
+        if self.config.prefix_cache {
+            sequence.store_full_pages(&self.pool);
+        }
         let output = self.accept_token(&mut sequence, first);
         sequence.draft = draft.filter(|_| self.forward.drafts());
         let finished = output.finish.is_some();

@@ -3,7 +3,8 @@
 use millrace_model::blocks::{BLOCK_TOKENS, BlockHash};
 
 use crate::{
-    Kind, PageRef, PrefillPlace, PromptLogProbs, Request, RequestId, SamplingParams, pages,
+    Kind, PageRef, PrefillPlace, PromptLogProbs, Request, RequestId, SamplingParams,
+    pages::{self, PagePool},
     sampling::History,
 };
 
@@ -105,6 +106,23 @@ impl Sequence {
                 .push(parent.child(&self.tokens[at..at + BLOCK_TOKENS]));
         }
         &self.hashes[..blocks]
+    }
+
+    /// Gives the first blocks names that the caller has made instead of hashes of their tokens: a simulation has
+    /// no tokens worth hashing.
+    pub fn name_blocks(&mut self, hashes: Vec<BlockHash>) {
+        self.hashes = hashes;
+    }
+
+    /// Offers pages that are full now to the prefix cache.
+    pub fn store_full_pages(&mut self, pool: &PagePool) {
+        let full = self.computed / BLOCK_TOKENS;
+        let stored = self.stored_pages;
+        self.hashes(full);
+        for (page, hash) in self.pages[stored..full].iter().zip(&self.hashes[stored..]) {
+            pool.store(page, *hash);
+        }
+        self.stored_pages = full;
     }
 
     /// Gives everything back, to be computed again later (preemption by recompute).

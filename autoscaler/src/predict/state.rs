@@ -72,11 +72,17 @@ impl State {
         Some(turn.mean() + rest.sum::<f64>())
     }
 
+    pub fn kv_bound(&self) -> bool {
+        self.kv_bound
+    }
+
     /// Rather than for prefill workers.
     pub fn waits_for_turns(&self) -> bool {
         match (self.turn, self.prefill) {
             (Some(turn), Some(prefill)) => turn.mean() > prefill.mean(),
-            (turn, _) => turn.is_none(),
+            // Sequences whose prompts wait hold all turns.
+            (_, None) => false,
+            (None, Some(_)) => true,
         }
     }
 

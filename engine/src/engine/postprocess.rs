@@ -187,8 +187,8 @@ impl<B: Backend> Engine<B> {
             let prompt_left = sequence.prompt_tokens.saturating_sub(sequence.computed);
             self.counters.prompt_tokens += result.valid_rows.min(prompt_left) as u64;
             sequence.computed += result.valid_rows;
-            if !result.failed {
-                self.store_full_pages(sequence);
+            if !result.failed && self.config.prefix_cache {
+                sequence.store_full_pages(&self.pool);
             }
             let id = sequence.id;
             let mut ended = result.failed || result.output.finish.is_some();
@@ -221,20 +221,6 @@ impl<B: Backend> Engine<B> {
         for id in done {
             self.scheduler.remove(id);
         }
-    }
-
-    /// Offers pages that are full now to the prefix cache.
-    pub(super) fn store_full_pages(&self, sequence: &mut Sequence) {
-        if !self.config.prefix_cache {
-            return;
-        }
-        let full = sequence.computed / BLOCK_TOKENS;
-        let stored = sequence.stored_pages;
-        let hashes = sequence.hashes(full)[stored..].to_vec();
-        for (page, hash) in sequence.pages[stored..].iter().zip(hashes) {
-            self.pool.store(page, hash);
-        }
-        sequence.stored_pages = full;
     }
 }
 

@@ -3,7 +3,7 @@
 //! First come, first served: a request that does not fit yet is not overtaken by a smaller one, so
 //! none starves. What cannot even wait is refused at once, with a guess of when to come back.
 
-mod queue;
+pub mod queue;
 mod rate;
 
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! From a tokenised sequence to its generated tokens: admission, pairing, calling the workers, and
 //! hiding their failures.
 //!
-//! [`pairing`] and the admission queue are plain functions over plain state; [`replay`] is the one
+//! [`pairing`], [`admission::queue`] and [`patience`] are plain functions over plain state; [`replay`] is the one
 //! place that decides what happens next to a sequence.
 
 pub mod admission;
@@ -9,7 +9,7 @@ mod attempt;
 mod failure;
 mod job;
 pub mod pairing;
-mod patience;
+pub mod patience;
 mod placement;
 mod replay;
 mod wire;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use futures::Stream;
 
 pub use admission::{Admission, Full as AdmissionFull, Permit, Turn};
-pub use failure::{ERROR_DOMAIN, PREFILL_FAILED};
+pub use failure::{ERROR_DOMAIN, Failure, PREFILL_FAILED, Reason};
 pub use job::{Candidate, End, First, Job, PromptToken, Sampling, Timing, Token, Update};
 
 use crate::api::RequestError;

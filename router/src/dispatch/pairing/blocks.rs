@@ -45,10 +45,9 @@ impl Blocks {
         all
     }
 
-    /// Hashes of any kind.
-    #[cfg(test)]
-    pub(super) fn named(model_revision: &str, hashes: &[BlockHash]) -> Blocks {
-        Blocks(vec![(model_revision.to_owned(), hashes.to_vec())])
+    /// Hashes that the caller has made, of any kind: a simulation has no tokens to name.
+    pub fn named(model_revision: &str, hashes: Vec<BlockHash>) -> Blocks {
+        Blocks(vec![(model_revision.to_owned(), hashes)])
     }
 }
 

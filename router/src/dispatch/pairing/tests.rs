@@ -67,7 +67,7 @@ fn ask(tokens: u32, blocks: &Blocks) -> Ask<'_> {
 #[test]
 fn a_cached_prefix_outweighs_a_shorter_queue_until_the_queue_is_longer() {
     let hashes: Vec<BlockHash> = (1..=10).map(BlockHash).collect();
-    let blocks = Blocks::named("r1", &hashes);
+    let blocks = Blocks::named("r1", hashes);
     let held: Vec<u128> = (1..=8).collect();
     for (queue, expect_cached) in [(400, true), (600, false)] {
         let mut fleet = fleet();
@@ -89,7 +89,7 @@ fn a_cached_prefix_outweighs_a_shorter_queue_until_the_queue_is_longer() {
 fn a_fully_cached_prompt_still_computes_its_last_token() {
     let mut fleet = fleet();
     add(&mut fleet, Role::Decode, idle(), &[1, 2]);
-    let blocks = Blocks::named("r1", &[BlockHash(1), BlockHash(2)]);
+    let blocks = Blocks::named("r1", vec![BlockHash(1), BlockHash(2)]);
     let pair = choose(&fleet, &ask(128, &blocks)).unwrap();
     assert_eq!((pair.decode.overlap, pair.decode.demand.tokens), (127, 1));
     assert_eq!(pair.prefill, None, "nobody else is there to prefill");
@@ -108,7 +108,7 @@ fn decode_balances_sequences_pages_and_cache() {
         let other = add(&mut fleet, Role::Decode, other, &[]);
         let subject = add(&mut fleet, Role::Decode, load, blocks);
         let hashes: Vec<BlockHash> = (1..=16).map(BlockHash).collect();
-        let blocks = Blocks::named("r1", &hashes);
+        let blocks = Blocks::named("r1", hashes);
         let chosen = choose(&fleet, &ask(1030, &blocks)).unwrap().decode.worker;
         assert!(chosen == subject || chosen == other);
         chosen == subject

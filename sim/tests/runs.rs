@@ -1,0 +1,157 @@
+//! Whole runs of the simulation.
+
+use millrace_sim::{Fault, PolicyName, Report, Scenario, What, run};
+
+/// A small cluster under an even load, with caches at work.
+const CHAT: &str = "
+name: test
+duration: 300
+workload:
+  shape: mooncake-conversation
+  rate: {points: [[0, 0.15], [150, 0.3]]}
+objectives: {ttft: 2.0, itl: 0.05}
+start: {prefill: 0.3, decode: 0.3}
+peak: {prefill: 0.5, decode: 0.4}
+";
+
+fn chat(policy: PolicyName) -> Scenario {
+    Scenario {
+        policy,
+        ..Scenario::parse(CHAT).unwrap()
+    }
+}
+
+/// Every request is answered, refused, failed or still running. (That queues and pools agree, the run itself
+/// asserts at its end.)
+fn all_accounted_for(report: &Report) {
+    let ended = report.answered + report.refused + report.failed + report.running;
+    assert_eq!(report.arrived, ended, "{}", report.text());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_report_and_another_gives_another() {
+    for policy in PolicyName::ALL {
+        let mut scenario = chat(policy);
+        let json = |s: &Scenario| serde_json::to_string(&run(s).unwrap()).unwrap();
+        let first = json(&scenario);
+        assert!(first == json(&scenario), "{policy:?}");
+        scenario.seed += 1;
+        assert!(first != json(&scenario), "{policy:?}");
+    }
+}
+
+#[test]
+fn every_request_is_accounted_for_whatever_fails() {
+    let fault = |at, what| Fault {
+        at,
+        what,
+        lasts: 20.0,
+        share: 0.5,
+        factor: 4.0,
+    };
+    for policy in PolicyName::ALL {
+        let mut scenario = chat(policy);
+        scenario.faults = vec![
+            fault(40.0, What::PrefillDeath),
+            fault(80.0, What::DecodeDeath),
+            fault(120.0, What::DecodeSlow),
+            fault(160.0, What::PrefillSlow),
+            fault(200.0, What::MetricsGap),
+            fault(240.0, What::RouterRestart),
+        ];
+        let report = run(&scenario).unwrap();
+        all_accounted_for(&report);
+        assert!(report.replays > 0, "deaths are hidden by replays");
+        assert!(report.failed > 0, "the router's own are not");
+    }
+}
+
+#[test]
+fn deaths_alone_fail_nobody() {
+    let mut scenario = chat(PolicyName::Static);
+    for (at, what) in [(50.0, What::DecodeDeath), (100.0, What::PrefillDeath)] {
+        scenario.faults.push(Fault {
+            at,
+            what,
+            lasts: 10.0,
+            share: 0.3,
+            factor: 1.0,
+        });
+    }
+    let report = run(&scenario).unwrap();
+    all_accounted_for(&report);
+    assert!(report.replays > 0);
+    assert_eq!(report.failed, 0, "{}", report.text());
+}
+
+#[test]
+fn a_full_house_refuses_and_still_loses_nobody() {
+    let mut scenario = chat(PolicyName::Static);
+    scenario.workload.rate.points = vec![(0.0, 1.5)];
+    scenario.admission.max_running = 8;
+    scenario.admission.max_waiting = 4;
+    let report = run(&scenario).unwrap();
+    all_accounted_for(&report);
+    assert!(report.refused > 0);
+}
+
+#[test]
+fn turns_of_a_session_find_what_was_said_before() {
+    let report = run(&chat(PolicyName::Static)).unwrap();
+    assert!(report.prefix_hit_rate > 0.2, "{}", report.text());
+}
+
+#[test]
+fn few_pages_preempt_and_lose_nobody() {
+    let mut scenario = chat(PolicyName::Static);
+    scenario.profile.decode.kv_pages = 600;
+    scenario.max_model_len = 20_000;
+    scenario.workload.rate.points = vec![(0.0, 0.5)];
+    scenario.workload.lengths = Some(serde_json::from_str(
+        r#"{"prompt": {"median": 300, "mean": 400, "max": 4000}, "output": {"median": 1500, "mean": 2000, "max": 8000}}"#,
+    ).unwrap());
+    let report = run(&scenario).unwrap();
+    all_accounted_for(&report);
+    assert!(report.preemptions > 0, "{}", report.text());
+}
+
+#[test]
+fn without_load_the_autoscaler_does_nothing_but_give_up_what_nobody_uses() {
+    let mut scenario = chat(PolicyName::Millrace);
+    scenario.duration = 3600.0;
+    scenario.workload.rate.points = vec![(0.0, 0.0)];
+    let report = run(&scenario).unwrap();
+    assert_eq!(report.arrived, 0);
+    assert_eq!(report.ups.prefill + report.ups.decode, 0);
+    assert!(report.series.last().unwrap().gpus > 0, "its minimum stays");
+    scenario.scaling.min = (scenario.gpus as f64 * 0.3 / 2.0).round() as u32;
+    let report = run(&scenario).unwrap();
+    let changes = [report.ups, report.downs].map(|by| by.prefill + by.decode);
+    assert_eq!(changes, [0, 0], "nothing is above the minimum");
+}
+
+#[test]
+fn a_warm_up_is_not_counted() {
+    let mut scenario = chat(PolicyName::Static);
+    let all = run(&scenario).unwrap();
+    scenario.warmup = 150.0;
+    let later = run(&scenario).unwrap();
+    assert!(later.arrived < all.arrived);
+    assert!((later.gpu_hours / all.gpu_hours - 0.5).abs() < 0.01);
+}
+
+#[test]
+fn all_scenarios_can_be_run_at_any_size() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+    let mut names = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let mut scenario = Scenario::parse(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        for gpus in [32, 320, 2000] {
+            scenario.gpus = gpus;
+            scenario.check().unwrap();
+        }
+        assert!(names.insert(scenario.name), "two of one name");
+    }
+    assert!(names.len() >= 20);
+}
