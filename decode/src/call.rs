@@ -28,7 +28,12 @@ pub struct Call {
     prefill: Option<RemotePrefill>,
     deadline: Option<Instant>,
     arrived: Instant,
-    reserved: Option<Instant>,
+    /// When its wait ended: its rows were computed, or its pages reserved.
+    began: Option<Instant>,
+    /// A prefill worker was asked.
+    remote: bool,
+    /// When its first token was there, until the next one is.
+    first_token: Option<Instant>,
     finished: bool,
     span: Span,
 }
@@ -64,7 +69,9 @@ impl Call {
             prefill,
             deadline,
             arrived,
-            reserved: None,
+            began: None,
+            remote: false,
+            first_token: None,
             finished: false,
             span,
         })
@@ -98,14 +105,23 @@ impl Call {
     async fn advance(&mut self) -> Result<wire::GenerateUpdate, Failure> {
         loop {
             match self.request.next().await.ok_or(Failure::Stopped)? {
+                RequestEvent::Started(at) => self.began = Some(at.into()),
                 RequestEvent::Reserved(pages) => {
-                    self.reserved = Some(Instant::now());
+                    self.began = Some(Instant::now());
+                    self.remote = true;
                     let filled = self.prefill(pages?).await?;
                     self.request
                         .prefilled(filled.pages, filled.first, filled.draft);
                 }
                 RequestEvent::Output(output) => {
                     self.finished = output.finish.is_some();
+                    if let Some(first) = self.first_token.take() {
+                        let seconds = first.elapsed().as_secs_f64();
+                        self.context.metrics.first_step_seconds.observe(seconds);
+                    }
+                    if output.start.is_some() {
+                        self.first_token = Some(Instant::now());
+                    }
                     return Ok(update(output, || self.timing()));
                 }
                 RequestEvent::Failed { message } => return Err(Failure::Computation(message)),
@@ -135,14 +151,18 @@ impl Call {
 
     /// At the first token.
     fn timing(&self) -> Timing {
-        let prefilling = self.reserved.unwrap_or(self.arrived);
+        let prefilling = self.began.unwrap_or(self.arrived);
         let timing = Timing {
             queue_seconds: (prefilling - self.arrived).as_secs_f64(),
             prefill_seconds: prefilling.elapsed().as_secs_f64(),
         };
         let metrics = &self.context.metrics;
         metrics.queue_seconds.observe(timing.queue_seconds);
-        metrics.prefill_seconds.observe(timing.prefill_seconds);
+        let prefill_seconds = match self.remote {
+            true => &metrics.remote_prefill_seconds,
+            false => &metrics.local_prefill_seconds,
+        };
+        prefill_seconds.observe(timing.prefill_seconds);
         timing
     }
 }

@@ -58,8 +58,14 @@ impl Service {
             .await?;
         // The engine computes while the connection is made.
         let mut delivery = self.outgoing.open(job.grant).await?;
+        let mut began = arrived;
         loop {
             match request.next().await.ok_or(Failure::Stopped)? {
+                RequestEvent::Started(at) => {
+                    began = at.into();
+                    let seconds = (began - arrived).as_secs_f64();
+                    self.metrics.queue_seconds.observe(seconds);
+                }
                 RequestEvent::PageFinished { index, page } => {
                     delivery.write(index - first_page, page).await?;
                 }
@@ -69,7 +75,7 @@ impl Service {
                     cached_tokens,
                 } => {
                     let sampled = Instant::now();
-                    let seconds = (sampled - arrived).as_secs_f64();
+                    let seconds = (sampled - began).as_secs_f64();
                     self.metrics.prefill_seconds.observe(seconds);
                     let written = delivery.finish().await?;
                     let seconds = sampled.elapsed().as_secs_f64();

@@ -26,7 +26,7 @@ fn started<R: Send + 'static>(
         ..EngineConfig::default()
     };
     let engine = Engine::load(CpuBackend::new(1), &checkpoint, config, &mut |_| {}).unwrap();
-    let metrics = Metrics::new(prometheus::Registry::new(), "tiny-r1", Role::Decode);
+    let metrics = Metrics::new(millrace_telemetry::Registry::new(), "tiny-r1", Role::Decode);
     start(engine, metrics.steps().unwrap(), reserved).unwrap()
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use futures::Stream;
 
 pub use admission::{Admission, Full as AdmissionFull, Permit, Turn};
-pub use failure::{ERROR_DOMAIN, PREFILL_FAILED};
+pub use failure::{ERROR_DOMAIN, PREFILL_FAILED, Reason as ReplayReason};
 pub use job::{Candidate, End, First, Job, PromptToken, Sampling, Timing, Token, Update};
 
 use crate::api::RequestError;

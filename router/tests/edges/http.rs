@@ -8,7 +8,7 @@ use axum::http::{Request, Response, StatusCode, header};
 use millrace_router::config::{Limits, RetryLimits};
 use millrace_router::edges::http::{HttpOptions, router as http_router};
 use millrace_router::experts::view::ExpertsView;
-use prometheus::Registry;
+use millrace_telemetry::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

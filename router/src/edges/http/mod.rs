@@ -75,7 +75,7 @@ impl Default for HttpOptions {
 struct Edge {
     frontend: Frontend,
     groups: Arc<Groups>,
-    metrics: prometheus::Registry,
+    metrics: millrace_telemetry::Registry,
     options: HttpOptions,
 }
 
@@ -89,7 +89,7 @@ struct RequestId(String);
 pub fn router(
     frontend: Frontend,
     groups: Arc<Groups>,
-    metrics: prometheus::Registry,
+    metrics: millrace_telemetry::Registry,
     options: HttpOptions,
 ) -> axum::Router {
     let body_limit = options.body_limit;
@@ -135,7 +135,7 @@ pub fn router(
 pub fn probes(
     frontend: Frontend,
     groups: Arc<Groups>,
-    metrics: prometheus::Registry,
+    metrics: millrace_telemetry::Registry,
 ) -> axum::Router {
     probe_routes().with_state(Arc::new(Edge {
         frontend,
