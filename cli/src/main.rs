@@ -11,6 +11,7 @@ mod experts;
 #[cfg(feature = "fetch")]
 mod fetch;
 mod groups;
+mod metrics;
 mod operator;
 mod probe;
 mod process;
@@ -72,9 +73,13 @@ enum Command {
     Operator(operator::OperatorArgs),
     /// Print the custom resource definitions of ModelDeployment and WorkerPool
     Crds,
+    /// Print what docs/metrics.md says: every metric of every process
+    #[command(hide = true)]
+    Metrics,
 }
 
 fn main() -> std::process::ExitCode {
+    millrace_telemetry::build::set_revision(version::REVISION);
     let result = match Cli::parse().command {
         Command::Up(args) => up::main(args),
         Command::Chat(args) => chat::main(args),
@@ -90,6 +95,7 @@ fn main() -> std::process::ExitCode {
         Command::Sim(args) => sim::main(args),
         Command::Operator(args) => operator::main(args),
         Command::Crds => operator::crds(),
+        Command::Metrics => metrics::main(),
     };
     errors::exit_code(result)
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use millrace_operator::OperatorConfig;
 #[cfg(feature = "operator")]
 use millrace_telemetry::logs;
-use millrace_telemetry::logs::LogFormat;
+use millrace_telemetry::{Registry, logs::LogFormat};
 
 use crate::errors::Outcome;
 
@@ -101,9 +101,15 @@ pub fn crds() -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Registers all metrics of an operator.
+#[cfg(feature = "operator")]
+pub fn describe(registry: &Registry) -> anyhow::Result<()> {
+    Ok(millrace_operator::describe(registry)?)
+}
+
 #[cfg(not(feature = "operator"))]
 mod absent {
-    use super::{OperatorArgs, Outcome};
+    use super::{OperatorArgs, Outcome, Registry};
 
     #[derive(Debug, thiserror::Error)]
     #[error(
@@ -118,7 +124,11 @@ mod absent {
     pub fn crds() -> anyhow::Result<Outcome> {
         Err(Absent.into())
     }
+
+    pub fn describe(_registry: &Registry) -> anyhow::Result<()> {
+        Err(Absent.into())
+    }
 }
 
 #[cfg(not(feature = "operator"))]
-pub use absent::{crds, main};
+pub use absent::{crds, describe, main};

@@ -1,5 +1,8 @@
 //! Which Millrace this is: what `--version` prints.
 
+/// The commit that was built.
+pub const REVISION: &str = env!("MILLRACE_REVISION");
+
 /// On one line, for `-V`.
 pub const SHORT: &str = concat!(
     env!("CARGO_PKG_VERSION"),

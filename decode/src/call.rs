@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tracing::{Instrument as _, Span};
 
-use millrace_engine::{Kind, PrefillPlace};
+use millrace_engine::Kind;
 use millrace_proto::worker::v1 as wire;
 use millrace_telemetry::traces;
 use millrace_worker::engine::{ActiveRequest, RequestEvent};
@@ -29,8 +29,14 @@ pub struct Call {
     prefill: Option<RemotePrefill>,
     deadline: Option<Instant>,
     arrived: Instant,
-    reserved: Option<Instant>,
-    first: Option<Instant>,
+    /// When its wait ended: its rows were computed, or its pages reserved.
+    began: Option<Instant>,
+    /// A prefill worker was asked.
+    remote: bool,
+    /// When its first token was there, until the next one is.
+    first_token: Option<Instant>,
+    /// When its first token was there.
+    generating: Option<Instant>,
     finished: bool,
     span: Span,
     trace: traces::Span,
@@ -73,8 +79,10 @@ impl Call {
             prefill,
             deadline,
             arrived,
-            reserved: None,
-            first: None,
+            began: None,
+            remote: false,
+            first_token: None,
+            generating: None,
             finished: false,
             span,
             trace,
@@ -112,17 +120,23 @@ impl Call {
     async fn advance(&mut self) -> Result<wire::GenerateUpdate, Failure> {
         loop {
             match self.request.next().await.ok_or(Failure::Stopped)? {
+                RequestEvent::Started(at) => self.began = Some(at.into()),
                 RequestEvent::Reserved(pages) => {
-                    self.reserved = Some(Instant::now());
+                    self.began = Some(Instant::now());
+                    self.remote = true;
                     let filled = self.prefill(pages?).await?;
                     self.request
                         .prefilled(filled.pages, filled.first, filled.draft);
                 }
                 RequestEvent::Output(output) => {
                     self.finished = output.finish.is_some();
-                    let start = output.start.as_ref().map(|start| start.place);
-                    let timing = start.map(|place| self.timing(place));
-                    if let (true, Some(first)) = (self.finished, self.first) {
+                    if let Some(first) = self.first_token.take() {
+                        let seconds = first.elapsed().as_secs_f64();
+                        self.context.metrics.first_step_seconds.observe(seconds);
+                    }
+                    let begins = output.start.is_some();
+                    let timing = begins.then(|| self.timing());
+                    if let (true, Some(first)) = (self.finished, self.generating) {
                         let (from, until) = (first.into_std(), Instant::now().into_std());
                         self.trace.past("generate", from, until);
                     }
@@ -154,9 +168,10 @@ impl Call {
     }
 
     /// At the first token.
-    fn timing(&mut self, place: PrefillPlace) -> Timing {
-        let prefilling = self.reserved.unwrap_or(self.arrived);
-        let now = *self.first.insert(Instant::now());
+    fn timing(&mut self) -> Timing {
+        let prefilling = self.began.unwrap_or(self.arrived);
+        let now = Instant::now();
+        (self.first_token, self.generating) = (Some(now), Some(now));
         let timing = Timing {
             queue_seconds: (prefilling - self.arrived).as_secs_f64(),
             prefill_seconds: (now - prefilling).as_secs_f64(),
@@ -164,12 +179,16 @@ impl Call {
         let (arrived, prefilling) = (self.arrived.into_std(), prefilling.into_std());
         self.trace.past("queue", arrived, prefilling);
         // That of a peer is its own to tell.
-        if place != PrefillPlace::Remote {
+        if !self.remote {
             self.trace.past("prefill", prefilling, now.into_std());
         }
         let metrics = &self.context.metrics;
         metrics.queue_seconds.observe(timing.queue_seconds);
-        metrics.prefill_seconds.observe(timing.prefill_seconds);
+        let prefill_seconds = match self.remote {
+            true => &metrics.remote_prefill_seconds,
+            false => &metrics.local_prefill_seconds,
+        };
+        prefill_seconds.observe(timing.prefill_seconds);
         timing
     }
 }

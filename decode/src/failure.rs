@@ -66,6 +66,17 @@ pub enum PrefillFailure {
 }
 
 impl PrefillFailure {
+    /// All of [`PrefillFailure::label`].
+    pub const LABELS: [&str; 7] = [
+        "address",
+        "unavailable",
+        "incompatible",
+        "timeout",
+        "error",
+        "malformed",
+        "incomplete",
+    ];
+
     /// As a metric label.
     pub fn label(&self) -> &'static str {
         match self {

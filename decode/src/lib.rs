@@ -30,9 +30,11 @@ use std::{future::Future, sync::Arc};
 use tonic::service::Routes;
 use tracing::Instrument as _;
 
+use millrace_telemetry::Registry;
 use millrace_transfer::{PageTarget as _, Target, TargetConfig, Transport, choose};
 use millrace_worker::{
-    Device, Role, Worker, WorkerError, identify, notice::Observer, on_device, transfer_region,
+    Device, Role, Worker, WorkerError, identify, metrics::Metrics, notice::Observer, on_device,
+    transfer_region,
 };
 
 pub use config::DecodeConfig;
@@ -48,6 +50,16 @@ pub async fn run(
     let span = identify(&mut config.worker, Role::Decode);
     let serve = async { on_device!(config.worker.device, serve(config, observer, shutdown)) };
     serve.instrument(span).await
+}
+
+/// Registers all that a decode worker registers in its life, with nothing behind it.
+///
+/// # Errors
+/// `registry` has a worker's metrics already.
+pub fn describe(registry: &Registry) -> Result<(), prometheus::Error> {
+    let metrics = Metrics::new(registry.clone(), "", Role::Decode);
+    metrics.describe()?;
+    metrics::DecodeMetrics::new(&metrics).map(drop)
 }
 
 async fn serve<B: Device>(

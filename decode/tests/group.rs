@@ -58,14 +58,9 @@ async fn an_idle_group_takes_no_steps_and_still_adopts() {
         assert_eq!(rank.metric("group_steps_total", COMPLETE).await, 0.0);
     }
     // The experts that moved came out of the other rank's memory.
-    for (rank, peer) in [(0, "1"), (1, "0")] {
-        let source = format!("source=\"{peer}\"");
-        assert!(
-            ranks[rank]
-                .metric("group_staged_bytes_total", &source)
-                .await
-                > 0.0
-        );
+    for rank in &ranks {
+        let source = "source=\"peer\"";
+        assert!(rank.metric("group_staged_bytes_total", source).await > 0.0);
     }
 }
 

@@ -47,6 +47,9 @@ pub enum Reject {
 /// What a step (or a submission) led to. Events of one request come in order.
 #[derive(Debug)]
 pub enum Event {
+    /// The request's first rows are in the step at hand: its wait for a turn is over. Not for one that
+    /// a peer prefills, whose `Reserved` says so.
+    Started { id: RequestId },
     /// A `Decode` request has its pages: have a peer compute `tokens` from `first_page` on, into
     /// `lease` (its page `i` is the sequence's page `first_page + i`). Then call
     /// [`Engine::prefilled`](crate::Engine::prefilled), or

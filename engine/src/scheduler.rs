@@ -142,8 +142,12 @@ impl Scheduler {
             let Some(mut sequence) = self.waiting.pop_front() else {
                 break;
             };
+            let placed = sequence.place.is_some();
             match self.admit(&mut sequence, budget) {
                 Admission::Local => {
+                    if !placed {
+                        events.push(Event::Started { id: sequence.id });
+                    }
                     self.running.push(sequence);
                     let index = self.running.len() - 1;
                     let share = self

@@ -280,6 +280,7 @@ fn split(
                 unsafe { copy_page(&page, &from, &memory, target) };
             }
             Event::Prefilled { first, draft, .. } => done = Some((first, draft)),
+            Event::Started { .. } => {}
             event => panic!("{event:?}"),
         });
     }

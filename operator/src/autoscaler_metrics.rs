@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
+use millrace_telemetry::Registry;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
-use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 
 use crate::api::{AutoscalerStatus, Measured, ScaledPool};
 use crate::cache::Key;

@@ -35,4 +35,4 @@ mod run;
 
 pub use config::OperatorConfig;
 pub use error::Error;
-pub use run::run;
+pub use run::{describe, run};

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use millrace_telemetry::{ProcessCollector, buckets};
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use millrace_telemetry::{Registry, buckets};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use crate::autoscaler_metrics::AutoscalerMetrics;
 
@@ -75,7 +73,6 @@ impl Metrics {
         registry.register(Box::new(metrics.queue.clone()))?;
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.applies.clone()))?;
-        registry.register(Box::new(ProcessCollector::new()?))?;
         Ok(metrics)
     }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use kube::Client;
 use kube::client::ClientBuilder;
-use millrace_telemetry::Readiness;
-use prometheus::Registry;
+use millrace_telemetry::{Readiness, Registry};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -38,8 +37,16 @@ pub fn run(
     Box::pin(operate(config, stopped))
 }
 
+/// Registers all metrics of an operator, with nothing behind them.
+///
+/// # Errors
+/// `registry` has them already.
+pub fn describe(registry: &Registry) -> Result<(), Error> {
+    Ok(Metrics::new(registry).map(drop)?)
+}
+
 async fn operate(config: OperatorConfig, stopped: BoxFuture<'static, ()>) -> Result<(), Error> {
-    let registry = Registry::new();
+    let registry = Registry::of_process()?;
     let metrics = Metrics::new(&registry)?;
     let client = client(&metrics).await?;
     let readiness = Readiness::waiting_for("the API server");

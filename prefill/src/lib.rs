@@ -23,9 +23,11 @@ use std::{convert::Infallible, future::Future, sync::Arc};
 use tonic::service::Routes;
 use tracing::Instrument as _;
 
+use millrace_telemetry::Registry;
 use millrace_transfer::{Initiator, InitiatorConfig, PageInitiator as _, choose};
 use millrace_worker::{
-    Device, Role, Worker, WorkerError, identify, notice::Observer, on_device, transfer_region,
+    Device, Role, Worker, WorkerError, identify, metrics::Metrics, notice::Observer, on_device,
+    transfer_region,
 };
 
 pub use config::PrefillConfig;
@@ -41,6 +43,16 @@ pub async fn run(
     let span = identify(&mut config.worker, Role::Prefill);
     let serve = async { on_device!(config.worker.device, serve(config, observer, shutdown)) };
     serve.instrument(span).await
+}
+
+/// Registers all that a prefill worker registers in its life, with nothing behind it.
+///
+/// # Errors
+/// `registry` has a worker's metrics already.
+pub fn describe(registry: &Registry) -> Result<(), prometheus::Error> {
+    let metrics = Metrics::new(registry.clone(), "", Role::Prefill);
+    metrics.describe()?;
+    metrics::PrefillMetrics::new(&metrics).map(drop)
 }
 
 async fn serve<B: Device>(

@@ -6,6 +6,7 @@ use millrace_telemetry::buckets;
 use millrace_worker::metrics::Metrics;
 
 pub struct PrefillMetrics {
+    pub queue_seconds: Histogram,
     pub prefill_seconds: Histogram,
     pub exposed_seconds: Histogram,
 }
@@ -13,9 +14,14 @@ pub struct PrefillMetrics {
 impl PrefillMetrics {
     pub fn new(metrics: &Metrics) -> Result<PrefillMetrics, prometheus::Error> {
         Ok(PrefillMetrics {
+            queue_seconds: metrics.histogram(
+                "request_queue_time_seconds",
+                "From a prefill request's arrival to its first rows being computed",
+                &buckets::SECONDS,
+            )?,
             prefill_seconds: metrics.histogram(
                 "request_prefill_time_seconds",
-                "From a prefill request's arrival to its first token, its wait for a turn included",
+                "From its first rows being computed to its first token; other prompts share these steps",
                 &buckets::SECONDS,
             )?,
             exposed_seconds: metrics.histogram(

@@ -60,8 +60,15 @@ impl Service {
         // The engine computes while the connection is made.
         let mut delivery = self.outgoing.open(job.grant).await?;
         let mut first_page_at = None;
+        let mut began = arrived;
         loop {
             match request.next().await.ok_or(Failure::Stopped)? {
+                RequestEvent::Started(at) => {
+                    began = at.into();
+                    let seconds = (began - arrived).as_secs_f64();
+                    self.metrics.queue_seconds.observe(seconds);
+                    trace.past("queue", arrived.into_std(), began.into_std());
+                }
                 RequestEvent::PageFinished { index, page } => {
                     first_page_at.get_or_insert_with(Instant::now);
                     delivery.write(index - first_page, page).await?;
@@ -72,9 +79,9 @@ impl Service {
                     cached_tokens,
                 } => {
                     let sampled = Instant::now();
-                    let seconds = (sampled - arrived).as_secs_f64();
+                    let seconds = (sampled - began).as_secs_f64();
                     self.metrics.prefill_seconds.observe(seconds);
-                    trace.past("compute", arrived.into_std(), sampled.into_std());
+                    trace.past("compute", began.into_std(), sampled.into_std());
                     let written = delivery.finish().await?;
                     let seconds = sampled.elapsed().as_secs_f64();
                     self.metrics.exposed_seconds.observe(seconds);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use prometheus::Registry;
+use millrace_telemetry::Registry;
 
 use crate::config::{ExpertsConfig, Limits};
 use crate::dispatch::{Admission, Dispatcher};
@@ -32,6 +32,26 @@ pub enum AssembleError {
     Store(#[from] StoreError),
 }
 
+/// Registers all that a router registers in its life, with nothing behind it. Must be called within a
+/// runtime.
+///
+/// # Errors
+/// [`AssembleError`]
+pub fn describe(registry: &Registry) -> Result<(), AssembleError> {
+    watched(&ExpertsConfig::default(), registry, "").map(drop)
+}
+
+/// What registers metrics.
+fn watched(
+    experts: &ExpertsConfig,
+    registry: &Registry,
+    model_name: &str,
+) -> Result<(Arc<Groups>, Arc<Metrics>), AssembleError> {
+    let store = Store::open(experts)?;
+    let groups = experts::assemble(experts, store, registry, model_name)?;
+    Ok((groups, Arc::new(Metrics::new(registry, model_name)?)))
+}
+
 /// Makes the parts of a router that serves `model`. Must be called within a runtime.
 ///
 /// # Errors
@@ -42,9 +62,7 @@ pub fn assemble(
     model: Arc<ServedModel>,
     registry: &Registry,
 ) -> Result<Parts, AssembleError> {
-    let store = Store::open(experts)?;
-    let groups = experts::assemble(experts, store, registry, &model.name)?;
-    let metrics = Arc::new(Metrics::new(registry, &model.name)?);
+    let (groups, metrics) = watched(experts, registry, &model.name)?;
     let served = Served {
         model_revision: model.revision.clone(),
         text_revision: model.text_revision.clone(),

@@ -4,19 +4,20 @@
 //! Times are those a client sees at this router. How long a worker queued, computed or transferred
 //! is that worker's to say, but for the two it reports with a sequence's first token.
 
-use std::collections::HashMap;
+mod maker;
+
 use std::time::Duration;
 
-use millrace_telemetry::buckets;
+use millrace_telemetry::Registry;
 use prometheus::core::Collector as _;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{FinishReason, RequestError};
-use crate::dispatch::AdmissionFull;
+use crate::config::AdmissionLimits;
+use crate::dispatch::{AdmissionFull, Reason};
 use crate::fleet::Role;
+use maker::Maker;
 
 /// All metrics of a router, registered once.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub struct Metrics {
     waiting: IntGauge,
     ttft: Histogram,
     inter_token: Histogram,
+    per_token: Histogram,
     e2e: Histogram,
     queue: Histogram,
     prefill: Histogram,
@@ -38,6 +40,8 @@ pub struct Metrics {
     success: IntCounterVec,
     failures: IntCounterVec,
     workers: IntGaugeVec,
+    available: IntGaugeVec,
+    limits: IntGaugeVec,
     indexed_blocks: IntGauge,
     membership: IntCounterVec,
     pairings: IntCounterVec,
@@ -52,6 +56,18 @@ pub struct Metrics {
     handshake_failures: IntCounterVec,
     reloads: IntCounterVec,
 }
+
+const ROLES: [&str; 2] = ["prefill", "decode"];
+const EDGES: [&str; 2] = ["http", "grpc"];
+/// How requests fail.
+const FAILURES: [&str; 6] = [
+    "invalid",
+    "unknown_model",
+    "overloaded",
+    "unavailable",
+    "deadline",
+    "internal",
+];
 
 /// A port that clients speak to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,9 +130,13 @@ impl Metrics {
                 "time_to_first_token_seconds",
                 "From a request's arrival to its first token",
             )?,
-            inter_token: make.seconds(
+            inter_token: make.short_seconds(
                 "inter_token_latency_seconds",
                 "Between two tokens of a sequence; tokens that come together share the time evenly",
+            )?,
+            per_token: make.short_seconds(
+                "request_time_per_output_token_seconds",
+                "Mean time between the tokens of a finished sequence",
             )?,
             e2e: make.seconds(
                 "e2e_request_latency_seconds",
@@ -125,7 +145,7 @@ impl Metrics {
             queue: make.seconds("request_queue_time_seconds", "Waiting for a turn here")?,
             prefill: make.seconds(
                 "request_prefill_time_seconds",
-                "From reserved pages to the first token, as the decode worker says",
+                "From the end of a request's wait at its decode worker to its first token, as that worker says",
             )?,
             decode: make.seconds(
                 "request_decode_time_seconds",
@@ -152,15 +172,27 @@ impl Metrics {
             )?,
             success: make.counters(
                 "request_success_total",
-                "Sequences that ended: stop, length, or abort when the client went away",
-                &["finished_reason"],
+                "Sequences that ended by themselves, or when their client went away (abort)",
+                &[("finished_reason", &["stop", "length", "abort"])],
             )?,
             failures: make.counters(
                 "request_failures_total",
                 "Requests answered with an error",
-                &["reason"],
+                &[("reason", &FAILURES)],
             )?,
-            workers: make.gauges("router_workers", "Attached workers", &["role"])?,
+            workers: make.gauges("router_workers", "Attached workers", "role", &ROLES)?,
+            available: make.gauges(
+                "router_workers_available",
+                "Attached workers that take new requests: they do not drain, and a rank's group computes with it",
+                "role",
+                &ROLES,
+            )?,
+            limits: make.gauges(
+                "router_admission_limit",
+                "Most sequences that may be with the workers (running) and wait for a turn (waiting)",
+                "state",
+                &["running", "waiting"],
+            )?,
             indexed_blocks: make.gauge(
                 "router_prefix_index_blocks",
                 "Entries (block, worker) in the prefix index",
@@ -168,17 +200,17 @@ impl Metrics {
             membership: make.counters(
                 "router_membership_events_total",
                 "Workers admitted, rejected, resynchronised, detached",
-                &["event"],
+                &[("event", &["admitted", "rejected", "resync", "detached"])],
             )?,
             pairings: make.counters(
                 "router_pairings_total",
                 "Sequences given to workers: split, or aggregated where decode prefills too",
-                &["kind"],
+                &[("kind", &["split", "aggregated"])],
             )?,
             overlap_tokens: make.counters(
                 "router_pairing_overlap_tokens_total",
                 "Tokens of paired sequences expected in the chosen workers' prefix caches",
-                &["role"],
+                &[("role", &ROLES)],
             )?,
             paired_tokens: make
                 .counter("router_pairing_tokens_total", "Tokens of paired sequences")?,
@@ -189,12 +221,12 @@ impl Metrics {
             admission_rejections: make.counters(
                 "router_admission_rejections_total",
                 "Requests refused because too much was waiting",
-                &["reason"],
+                &[("reason", &AdmissionFull::ALL.map(AdmissionFull::label))],
             )?,
             replays: make.counters(
                 "router_replays_total",
                 "Attempts at a decode worker that failed and were made again",
-                &["reason"],
+                &[("reason", &Reason::ALL.map(Reason::label))],
             )?,
             prefill_retries: make.counter(
                 "router_prefill_retries_total",
@@ -207,17 +239,17 @@ impl Metrics {
             unauthorized: make.counters(
                 "router_unauthorized_total",
                 "Requests refused for their API key: missing, malformed or unknown",
-                &["edge", "reason"],
+                &[("edge", &EDGES), ("reason", &["missing", "malformed", "unknown"])],
             )?,
             handshake_failures: make.counters(
                 "router_tls_handshake_failures_total",
                 "Connections of clients that came to no TLS session",
-                &["edge", "reason"],
+                &[("edge", &EDGES), ("reason", &["failed", "timeout"])],
             )?,
             reloads: make.counters(
                 "router_reloads_total",
                 "Replaced certificates or API keys that were adopted (ok), and looks at some that cannot be used (error)",
-                &["what", "result"],
+                &[("what", &["certificates", "api_keys"]), ("result", &["ok", "error"])],
             )?,
         })
     }
@@ -284,7 +316,11 @@ impl Metrics {
         if let Outcome::Finished(_) = outcome {
             self.generation_length.observe(tokens.into());
             if let Some(decoding) = decoding {
-                self.decode.observe(decoding.as_secs_f64());
+                let seconds = decoding.as_secs_f64();
+                self.decode.observe(seconds);
+                if tokens > 1 {
+                    self.per_token.observe(seconds / f64::from(tokens - 1));
+                }
             }
         }
     }
@@ -298,11 +334,21 @@ impl Metrics {
         self.failures.with_label_values(&[error.label()]).inc();
     }
 
-    /// Attached workers of a role.
-    pub fn workers(&self, role: Role, count: usize) {
-        self.workers
-            .with_label_values(&[role.as_str()])
-            .set(count as i64);
+    /// Attached workers of a role, and those among them that take new requests.
+    pub fn workers(&self, role: Role, attached: usize, available: usize) {
+        for (gauge, count) in [(&self.workers, attached), (&self.available, available)] {
+            gauge.with_label_values(&[role.as_str()]).set(count as i64);
+        }
+    }
+
+    /// What admission allows.
+    pub fn limits(&self, limits: &AdmissionLimits) {
+        for (state, most) in [
+            ("running", limits.max_running),
+            ("waiting", limits.max_waiting),
+        ] {
+            self.limits.with_label_values(&[state]).set(most.into());
+        }
     }
 
     pub fn indexed_blocks(&self, count: usize) {
@@ -339,8 +385,8 @@ impl Metrics {
         self.pairings.with_label_values(&[kind]).inc();
     }
 
-    pub fn replayed(&self, reason: &str) {
-        self.replays.with_label_values(&[reason]).inc();
+    pub fn replayed(&self, reason: Reason) {
+        self.replays.with_label_values(&[reason.label()]).inc();
     }
 
     pub fn prefill_retried(&self) {
@@ -375,8 +421,7 @@ impl Metrics {
 
     /// What came in so far and how it was served.
     pub fn traffic(&self) -> Traffic {
-        let refused = [AdmissionFull::Sequences, AdmissionFull::Tokens];
-        let refused = refused.map(|full| {
+        let refused = AdmissionFull::ALL.map(|full| {
             self.admission_rejections
                 .with_label_values(&[full.label()])
                 .get()
@@ -445,60 +490,5 @@ impl Distribution {
             counts,
             sum: told.get_sample_sum(),
         }
-    }
-}
-
-/// Makes and registers metrics with the prefix and the model's name.
-struct Maker<'a> {
-    registry: &'a Registry,
-    model_name: &'a str,
-}
-
-type Made<T> = Result<T, prometheus::Error>;
-
-impl Maker<'_> {
-    fn opts(&self, name: &str, help: &str) -> Opts {
-        let labels = HashMap::from([("model_name".to_owned(), self.model_name.to_owned())]);
-        Opts::new(name, help)
-            .namespace("millrace")
-            .const_labels(labels)
-    }
-
-    fn register<T: prometheus::core::Collector + Clone + 'static>(&self, metric: T) -> Made<T> {
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Made<IntGauge> {
-        self.register(IntGauge::with_opts(self.opts(name, help))?)
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntGaugeVec> {
-        self.register(IntGaugeVec::new(self.opts(name, help), labels)?)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Made<IntCounter> {
-        self.register(IntCounter::with_opts(self.opts(name, help))?)
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntCounterVec> {
-        self.register(IntCounterVec::new(self.opts(name, help), labels)?)
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Made<Histogram> {
-        let opts = HistogramOpts {
-            common_opts: self.opts(name, help),
-            buckets: buckets.to_vec(),
-        };
-        self.register(Histogram::with_opts(opts)?)
-    }
-
-    /// 1 ms to 100 s.
-    fn seconds(&self, name: &str, help: &str) -> Made<Histogram> {
-        self.histogram(name, help, &buckets::SECONDS)
-    }
-
-    fn tokens(&self, name: &str, help: &str) -> Made<Histogram> {
-        self.histogram(name, help, &buckets::TOKENS)
     }
 }

@@ -22,7 +22,7 @@ use millrace_router::edges::http::serve;
 use millrace_router::edges::listen::{Identity, Incoming, TlsError};
 use millrace_router::metrics::{Edge, Metrics};
 use millrace_router::{RouterConfig, ServeError};
-use prometheus::Registry;
+use millrace_telemetry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

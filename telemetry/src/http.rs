@@ -9,10 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus::{Registry, TextEncoder};
+use prometheus::TextEncoder;
 use tokio::net::TcpListener;
 
-use crate::Readiness;
+use crate::{Readiness, Registry};
 
 /// Serves until `shutdown` resolves and open requests are answered.
 ///

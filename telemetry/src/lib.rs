@@ -2,14 +2,17 @@
 //! ready.
 //!
 //! Nothing here knows what a worker or a router is. A process calls [`logs::init`] once, keeps one
-//! [`prometheus::Registry`], flips its [`Readiness`], and serves both with [`http::serve`].
+//! [`Registry`], flips its [`Readiness`], and serves both with [`http::serve`].
 
 pub mod buckets;
+pub mod build;
 pub mod http;
 pub mod logs;
 mod process;
 mod readiness;
+mod registry;
 pub mod traces;
 
 pub use process::ProcessCollector;
 pub use readiness::Readiness;
+pub use registry::{Described, Kind, Registry};

@@ -1,4 +1,4 @@
-//! The process's own memory, file descriptors and CPU time, under Prometheus' usual names.
+//! The process's own memory, file descriptors, CPU time and age, under Prometheus' usual names.
 
 use prometheus::{
     Counter, Gauge, Opts,
@@ -13,7 +13,9 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub struct ProcessCollector {
     resident_bytes: Gauge,
     open_fds: Gauge,
+    max_fds: Gauge,
     cpu_seconds: Counter,
+    start_seconds: Gauge,
 }
 
 impl ProcessCollector {
@@ -27,6 +29,14 @@ impl ProcessCollector {
                 "process_open_fds",
                 "Open file descriptors, sockets included",
             ))?,
+            max_fds: Gauge::with_opts(Opts::new(
+                "process_max_fds",
+                "File descriptors it may have open",
+            ))?,
+            start_seconds: Gauge::with_opts(Opts::new(
+                "process_start_time_seconds",
+                "When it was started, in seconds since 1970",
+            ))?,
             cpu_seconds: Counter::with_opts(Opts::new(
                 "process_cpu_seconds_total",
                 "User and system CPU time of all threads",
@@ -39,7 +49,9 @@ impl Collector for ProcessCollector {
     fn desc(&self) -> Vec<&Desc> {
         let mut desc = self.resident_bytes.desc();
         desc.extend(self.open_fds.desc());
+        desc.extend(self.max_fds.desc());
         desc.extend(self.cpu_seconds.desc());
+        desc.extend(self.start_seconds.desc());
         desc
     }
 
@@ -51,14 +63,25 @@ impl Collector for ProcessCollector {
             // One of them is the directory being read.
             self.open_fds.set(entries.count().saturating_sub(1) as f64);
         }
-        if let Some(seconds) = read("/proc/self/stat").and_then(|text| cpu_seconds(&text)) {
+        if let Some(most) = read("/proc/self/limits").and_then(|text| max_fds(&text)) {
+            self.max_fds.set(most);
+        }
+        let stat = read("/proc/self/stat");
+        if let Some(after_boot) = stat.as_deref().and_then(started)
+            && let Some(boot) = read("/proc/stat").and_then(|text| booted(&text))
+        {
+            self.start_seconds.set(boot + after_boot);
+        }
+        if let Some(seconds) = stat.as_deref().and_then(cpu_seconds) {
             // Two scrapes at once may see times out of order; a counter never goes back.
             self.cpu_seconds
                 .inc_by((seconds - self.cpu_seconds.get()).max(0.0));
         }
         let mut families = self.resident_bytes.collect();
         families.extend(self.open_fds.collect());
+        families.extend(self.max_fds.collect());
         families.extend(self.cpu_seconds.collect());
+        families.extend(self.start_seconds.collect());
         families
     }
 }
@@ -76,13 +99,34 @@ fn resident_bytes(status: &str) -> Option<f64> {
     Some(kilobytes * 1024.0)
 }
 
-/// Fields 14 and 15 of `/proc/self/stat`, counted after the command, which may hold spaces and `)`.
+/// The soft limit: `Max open files            1024                 4096                 files`.
+fn max_fds(limits: &str) -> Option<f64> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Fields 14 and 15 of `/proc/self/stat`.
 fn cpu_seconds(stat: &str) -> Option<f64> {
+    Some((field(stat, 14)? + field(stat, 15)?) / TICKS_PER_SECOND)
+}
+
+/// Field 22 of it: seconds from the machine's start to the process's.
+fn started(stat: &str) -> Option<f64> {
+    Some(field(stat, 22)? / TICKS_PER_SECOND)
+}
+
+/// Counted from 1, and after the command, which is the second and may hold spaces and `)`.
+fn field(stat: &str, number: usize) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let user: f64 = fields.next()?.parse().ok()?;
-    let system: f64 = fields.next()?.parse().ok()?;
-    Some((user + system) / TICKS_PER_SECOND)
+    fields.split_whitespace().nth(number - 3)?.parse().ok()
+}
+
+/// `btime 1700000000` of `/proc/stat`.
+fn booted(stat: &str) -> Option<f64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    line.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -99,6 +143,11 @@ mod tests {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 1 0 100 0 0";
         assert_eq!(cpu_seconds(stat), Some(2.0));
         assert_eq!(cpu_seconds("no command"), None);
+        assert_eq!(started(stat), Some(1.0));
+        assert_eq!(booted("cpu 1 2\nbtime 1700000000\n"), Some(1.7e9));
+        let limits =
+            "Max processes  7 8 processes\nMax open files            1024     4096     files\n";
+        assert_eq!(max_fds(limits), Some(1024.0));
     }
 
     #[test]
@@ -107,5 +156,10 @@ mod tests {
         collector.collect();
         assert!(collector.resident_bytes.get() > 0.0);
         assert!(collector.open_fds.get() >= 3.0);
+        assert!(collector.max_fds.get() >= collector.open_fds.get());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.unwrap().as_secs_f64();
+        let started = collector.start_seconds.get();
+        assert!(started > 0.0 && started <= now + 1.0, "{started} at {now}");
     }
 }

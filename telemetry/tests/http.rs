@@ -1,7 +1,7 @@
 //! The three routes, asked over a real socket.
 
-use millrace_telemetry::{ProcessCollector, Readiness, http};
-use prometheus::{IntCounter, Registry};
+use millrace_telemetry::{Readiness, Registry, http};
+use prometheus::IntCounter;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -19,13 +19,10 @@ async fn get(address: std::net::SocketAddr, path: &str) -> String {
 
 #[tokio::test]
 async fn a_process_shows_whether_it_lives_is_ready_and_what_it_counts() {
-    let registry = Registry::new();
+    let registry = Registry::of_process().unwrap();
     let counter = IntCounter::new("things_total", "Things").unwrap();
     counter.inc_by(3);
     registry.register(Box::new(counter)).unwrap();
-    registry
-        .register(Box::new(ProcessCollector::new().unwrap()))
-        .unwrap();
     let readiness = Readiness::waiting_for("weights");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -47,6 +44,7 @@ async fn a_process_shows_whether_it_lives_is_ready_and_what_it_counts() {
         metrics.contains("\nprocess_resident_memory_bytes "),
         "{metrics}"
     );
+    assert!(metrics.contains("\nmillrace_build_info{revision=\"unknown\",version=\""));
     assert!(get(address, "/nothing").await.starts_with("HTTP/1.1 404"));
 
     stop.send(()).unwrap();

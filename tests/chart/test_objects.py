@@ -10,7 +10,7 @@ import pytest
 GATEWAY = ("sigs.k8s.io/gateway-api", "v1.6.3", "config/crd/standard/gateway.networking.k8s.io_{}.yaml")
 PROMETHEUS = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0",
               "example/prometheus-operator-crd/monitoring.coreos.com_{}.yaml")
-DEFINITIONS = [(GATEWAY, "httproutes"), (GATEWAY, "grpcroutes"), (PROMETHEUS, "podmonitors")]
+DEFINITIONS = [(GATEWAY, "httproutes"), (GATEWAY, "grpcroutes"), (PROMETHEUS, "podmonitors"), (PROMETHEUS, "prometheusrules")]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,8 @@ def test_every_object_is_what_kubernetes_takes(cluster, kubernetes, ours, others
     assert {"PodMonitor", "HTTPRoute", "GRPCRoute"} <= kinds and ("PodGroup" in kinds) == (cluster == "gangs")
 
 
-def test_the_charts_pod_monitors_are_what_prometheus_takes(others, kubernetes):
+def test_the_charts_pod_monitors_and_rules_are_what_prometheus_takes(others, kubernetes):
     from conftest import render
-    wrong, _ = openapi.conform(render("monitoring.podMonitor.enabled=true"), kubernetes, others)
-    assert not wrong
+    text = render("monitoring.podMonitor.enabled=true", "alerts.prometheusRule.enabled=true")
+    wrong, _ = openapi.conform(text, kubernetes, others)
+    assert not wrong and "kind: PrometheusRule" in text

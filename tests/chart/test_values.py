@@ -33,6 +33,7 @@ BAD = [
     ('etcd.persistence.whenDeleted="Ask"', "/etcd/persistence/whenDeleted"),
     ("etcd.quotaBackendBytes=1", "/etcd/quotaBackendBytes"),
     ('monitoring.podMonitor.interval="often"', "/monitoring/podMonitor/interval"),
+    ('alerts.objectives.firstToken="1.9"', "/alerts/objectives/firstToken"),
     ('dashboards.labels={"a": 1}', "/dashboards/labels/a"),
 ]
 

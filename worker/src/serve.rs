@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use prometheus::Registry;
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
@@ -23,8 +22,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::Instrument as _;
 
 use millrace_engine::LeasedPages;
-use millrace_model::blocks::BLOCK_TOKENS;
-use millrace_telemetry::{ProcessCollector, Readiness};
+use millrace_telemetry::{Readiness, Registry};
 
 use crate::{
     Loaded, Role, Started, WorkerConfig, WorkerError,
@@ -82,8 +80,7 @@ impl Worker {
             http: local_address(&http, config.http)?,
         };
         let served_name = served_name(&config);
-        let registry = Registry::new();
-        registry.register(Box::new(ProcessCollector::new()?))?;
+        let registry = Registry::of_process()?;
         let metrics = Metrics::new(registry.clone(), &served_name, role);
         let readiness = Readiness::waiting_for("the model to load");
         let mut background = JoinSet::new();
@@ -178,7 +175,7 @@ impl Worker {
         self.identity = Some(Arc::new(identity));
         let started = loaded.start(mailbox, self.metrics.steps()?, reserved, joining)?;
         self.metrics
-            .watch_engine(started.monitor.clone(), BLOCK_TOKENS)?;
+            .watch_engine(started.monitor.clone(), started.max_running)?;
         if let Some(counts) = &started.experts {
             self.metrics.watch_experts(counts.clone())?;
         }
@@ -222,6 +219,7 @@ impl Worker {
             self.readiness.clone(),
             self.observer.clone(),
             group.is_some(),
+            self.metrics.routers()?,
         );
         if group.is_some() {
             let follow = follow_membership(started.monitor.clone(), admission.clone());

@@ -31,6 +31,8 @@ pub struct Started<B: Device, R> {
     pub engine: EngineHandle<R>,
     pub monitor: EngineMonitor,
     pub thread: EngineThread,
+    /// The most sequences that it runs at once.
+    pub(crate) max_running: usize,
     /// Of a model with experts.
     pub(crate) experts: Option<Arc<ExpertCounts>>,
     /// Of a rank.
@@ -163,6 +165,7 @@ impl<B: Device> Loaded<B> {
         joining: Option<Joining<B>>,
     ) -> Result<Started<B, R>, WorkerError> {
         let experts = self.engine.expert_counts().cloned();
+        let max_running = self.engine.config().max_running;
         let (rank, beside) = joining
             .map(|joining| (joining.rank, joining.beside))
             .unzip();
@@ -172,6 +175,7 @@ impl<B: Device> Loaded<B> {
             engine,
             monitor,
             thread,
+            max_running,
             experts,
             beside,
         })

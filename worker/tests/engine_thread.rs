@@ -26,7 +26,7 @@ fn started<R: Send + 'static>(
         ..EngineConfig::default()
     };
     let engine = Engine::load(CpuBackend::new(1), &checkpoint, config, &mut |_| {}).unwrap();
-    let metrics = Metrics::new(prometheus::Registry::new(), "tiny-r1", Role::Decode);
+    let metrics = Metrics::new(millrace_telemetry::Registry::new(), "tiny-r1", Role::Decode);
     start(engine, metrics.steps().unwrap(), reserved).unwrap()
 }
 
@@ -64,12 +64,17 @@ async fn a_dropped_request_is_aborted_and_others_go_on() {
     let mut kept = submit(50).await.unwrap();
     assert!(matches!(
         dropped.next().await,
+        Some(RequestEvent::Started(_))
+    ));
+    assert!(matches!(
+        dropped.next().await,
         Some(RequestEvent::Output(_))
     ));
     drop(dropped);
     let mut tokens = 0;
     loop {
         match kept.next().await.expect("the engine runs") {
+            RequestEvent::Started(_) => assert_eq!(tokens, 0),
             RequestEvent::Output(output) => {
                 tokens += output.tokens.len();
                 if output.finish.is_some() {

@@ -70,3 +70,11 @@ capabilities: {drop: [ALL]}
 {{- $root := index . 0 }}{{ $when := index . 1 }}
 {{- if or (eq $when "always") (and (eq $when "auto") ($root.Capabilities.APIVersions.Has (index . 2))) }}true{{ end }}
 {{- end }}
+
+{{/* A file of rules, with the objectives of values.yaml in the place of its own. The larger one last: it may be 0.1. */}}
+{{- define "millrace.objectives" -}}
+{{- $objectives := (index . 0).Values.alerts.objectives -}}
+{{- index . 1
+  | replace "le=~\"0.1([.]0)?\"" (printf "le=~\"%s([.]0)?\"" $objectives.betweenTokens)
+  | replace "le=~\"2([.]0)?\"" (printf "le=~\"%s([.]0)?\"" $objectives.firstToken) -}}
+{{- end }}

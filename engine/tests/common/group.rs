@@ -197,6 +197,7 @@ impl Group {
                     Event::Output { id, output } => {
                         self.answers.entry(id.0).or_default().add(output);
                     }
+                    Event::Started { .. } => {}
                     event => panic!("not for a whole request: {event:?}"),
                 }
             }

@@ -37,6 +37,7 @@ struct State {
 
 impl Admission {
     pub fn new(limits: AdmissionLimits, metrics: Arc<Metrics>) -> Admission {
+        metrics.limits(&limits);
         let state = Mutex::new(State {
             queue: Queue::new(limits),
             waiters: HashMap::new(),

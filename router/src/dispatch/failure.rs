@@ -84,6 +84,15 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub const ALL: [Reason; 6] = [
+        Reason::Refused,
+        Reason::Unavailable,
+        Reason::Evicted,
+        Reason::Truncated,
+        Reason::Overloaded,
+        Reason::Error,
+    ];
+
     pub fn label(self) -> &'static str {
         match self {
             Reason::Refused => "decode_refused",

@@ -228,7 +228,7 @@ impl Run {
         }
         match failure {
             Failure::Prefill { .. } => self.dispatcher.metrics.prefill_retried(),
-            Failure::Decode { reason, .. } => self.dispatcher.metrics.replayed(reason.label()),
+            Failure::Decode { reason, .. } => self.dispatcher.metrics.replayed(reason),
             Failure::Final(error) => return Err(error),
         }
         Ok(())

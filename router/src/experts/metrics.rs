@@ -5,15 +5,27 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use millrace_experts::group::coordinator::Void;
+use millrace_telemetry::Registry;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts};
 
 use super::groups::Groups;
 use super::history::Cause;
 use super::view::{GroupState, GroupView};
 
 type Made<T> = Result<T, prometheus::Error>;
+
+/// What an epoch is for; the first is never planned.
+const CAUSES: [&str; 5] = ["form", "evict", "join", "relink", "balance"];
+const VOIDS: [&str; 6] = [
+    "deadline",
+    "staging",
+    "gone",
+    "unlinked",
+    "superseded",
+    "invalid",
+];
 
 /// What this router did itself: sums over routers are what was done in all.
 #[derive(Debug)]
@@ -28,8 +40,11 @@ impl Counters {
     /// # Errors
     /// `registry` has them already.
     pub fn new(registry: &Registry, model_name: &str) -> Made<Counters> {
-        let counters = |name, help| {
+        let counters = |name, help, reasons: &[&str]| {
             let counters = IntCounterVec::new(opts(model_name, name, help), &["reason"])?;
+            for reason in reasons {
+                counters.with_label_values(&[reason]);
+            }
             registry.register(Box::new(counters.clone()))?;
             Ok::<_, prometheus::Error>(counters)
         };
@@ -42,15 +57,18 @@ impl Counters {
         Ok(Counters {
             plans: counters(
                 "plans_total",
-                "Plans published by this router: evict, join, relink, balance",
+                "Plans published by this router, by what they are for",
+                &CAUSES[1..],
             )?,
             commits: counters(
                 "commits_total",
-                "Epochs committed by this router: form, evict, join, relink, balance",
+                "Epochs committed by this router, by what they are for",
+                &CAUSES,
             )?,
             withdrawals: counters(
                 "withdrawals_total",
-                "Plans given up by this router: deadline, staging, gone, unlinked, superseded, invalid",
+                "Plans given up by this router, by why",
+                &VOIDS,
             )?,
             moved,
         })

@@ -27,7 +27,7 @@ pub(crate) mod wire;
 
 use std::sync::Arc;
 
-use prometheus::Registry;
+use millrace_telemetry::Registry;
 
 pub use groups::{Groups, Seat};
 

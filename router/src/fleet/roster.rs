@@ -129,8 +129,9 @@ impl Roster {
 
     fn publish(&self, state: &State) {
         for role in Role::ALL {
-            self.metrics
-                .workers(role, state.fleet.workers(role).count());
+            let attached = state.fleet.workers(role).count();
+            let available = state.fleet.available(role).count();
+            self.metrics.workers(role, attached, available);
         }
         self.metrics.indexed_blocks(state.fleet.indexed_blocks());
         self.changed.send_replace(());
@@ -256,7 +257,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_runs_on_a_rank_that_is_left_out_is_lost() {
-        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new(), "m").unwrap());
+        let metrics = Arc::new(Metrics::new(&millrace_telemetry::Registry::new(), "m").unwrap());
         let roster = Roster::new(Fleet::new(served(), 10), metrics);
         let member = roster.attach(description("d0", Role::Decode)).unwrap();
         member.snapshot(Load::default(), Vec::new());

@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_telemetry::ProcessCollector;
-use prometheus::Registry;
+use millrace_telemetry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
@@ -101,8 +100,7 @@ pub async fn run(
 
     let secrets = Secrets::open(config.access.clone()).await?;
     let model = load(&config).await?;
-    let registry = Registry::new();
-    registry.register(Box::new(ProcessCollector::new()?))?;
+    let registry = Registry::of_process()?;
     let Parts {
         frontend,
         roster,

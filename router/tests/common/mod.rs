@@ -27,7 +27,7 @@ use millrace_router::fleet::{Role, roster::Roster};
 use millrace_router::frontend::{Frontend, ServedModel};
 use millrace_router::overview::Overview;
 use millrace_router::{membership, watch};
-use prometheus::Registry;
+use millrace_telemetry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;

@@ -10,7 +10,7 @@ use millrace_router::edges::http::{HttpOptions, router as http_router};
 use millrace_router::experts::view::ExpertsView;
 use millrace_router::fleet::Role;
 use millrace_router::overview::view::FleetAnswer;
-use prometheus::Registry;
+use millrace_telemetry::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

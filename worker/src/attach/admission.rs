@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 
 use millrace_telemetry::Readiness;
 
@@ -14,6 +15,8 @@ pub struct Admission {
     state: Arc<Mutex<State>>,
     readiness: Readiness,
     observer: Observer,
+    /// How many routers have admitted it.
+    routers: IntGauge,
 }
 
 #[derive(Default)]
@@ -27,8 +30,13 @@ struct State {
 }
 
 impl Admission {
-    /// `outside`: see [`Admission::set_outside`].
-    pub fn new(readiness: Readiness, observer: Observer, outside: bool) -> Admission {
+    /// `outside`: see [`Admission::set_outside`]. `routers` shows how many have admitted it.
+    pub fn new(
+        readiness: Readiness,
+        observer: Observer,
+        outside: bool,
+        routers: IntGauge,
+    ) -> Admission {
         readiness.set_waiting_for("a router to admit this worker");
         let state = State {
             outside,
@@ -38,6 +46,7 @@ impl Admission {
             state: Arc::new(Mutex::new(state)),
             readiness,
             observer,
+            routers,
         }
     }
 
@@ -60,6 +69,7 @@ impl Admission {
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
         change(&mut state);
+        self.routers.set(state.admitted as i64);
         let waits_for = if state.draining {
             Some("its last requests: it is shutting down")
         } else if state.admitted == 0 {
@@ -100,13 +110,15 @@ mod tests {
         let notices = Arc::new(Mutex::new(0));
         let seen = notices.clone();
         let observer: Observer = Arc::new(move |_| *seen.lock() += 1);
-        let admission = Admission::new(readiness.clone(), observer, true);
+        let routers = IntGauge::new("attached_routers", "Routers").unwrap();
+        let admission = Admission::new(readiness.clone(), observer, true, routers.clone());
         let ready = || readiness.subscribe().borrow().is_none();
         let admitted = admission.admit();
         assert!(!ready());
         admission.set_outside(false);
         let also = admission.admit();
         assert!(ready());
+        assert_eq!(routers.get(), 2);
         assert_eq!(*notices.lock(), 1);
 
         admission.set_outside(true);
@@ -117,6 +129,7 @@ mod tests {
         assert!(ready());
         drop(also);
         assert!(!ready());
+        assert_eq!(routers.get(), 0);
         let _again = admission.admit();
         admission.drain();
         assert!(!ready());

@@ -1,9 +1,12 @@
 //! The async side.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-    mpsc::Sender,
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::Sender,
+    },
+    time::Instant,
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +20,8 @@ use super::wakeup::Wakeup;
 /// What the engine says of one request. `R` is what the worker makes of reserved pages.
 #[derive(Debug)]
 pub enum RequestEvent<R> {
+    /// Its first rows were about to be computed here, at this moment.
+    Started(Instant),
     /// Pages are reserved for a peer to fill; answer with [`ActiveRequest::prefilled`].
     Reserved(R),
     /// Page `index` of the sequence will not change while `page` is held.
@@ -38,7 +43,9 @@ pub enum RequestEvent<R> {
 impl<R> RequestEvent<R> {
     fn is_last(&self) -> bool {
         match self {
-            RequestEvent::Reserved(_) | RequestEvent::PageFinished { .. } => false,
+            RequestEvent::Started(_)
+            | RequestEvent::Reserved(_)
+            | RequestEvent::PageFinished { .. } => false,
             RequestEvent::Prefilled { .. }
             | RequestEvent::Failed { .. }
             | RequestEvent::Evicted => true,

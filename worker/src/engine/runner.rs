@@ -170,6 +170,7 @@ fn deliver<R>(
     event: Event,
 ) {
     let (id, last, event) = match event {
+        Event::Started { id } => (id, false, RequestEvent::Started(Instant::now())),
         Event::Reserved {
             id,
             lease,

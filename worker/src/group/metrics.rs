@@ -1,12 +1,10 @@
 //! What a rank's driver and staging count, and what the mesh counts for them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use prometheus::{
-    CounterVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, core::Collector,
-};
+use prometheus::{CounterVec, Histogram, IntCounter, IntCounterVec, IntGauge, core::Collector};
 
-use millrace_exchange::Mesh;
+use millrace_exchange::PeerStats;
 use millrace_telemetry::buckets;
 
 use crate::metrics::{
@@ -17,6 +15,17 @@ use crate::metrics::{
 const COMPLETE: &str = "complete";
 const DROPPED: &str = "dropped";
 const CHECKPOINT: &str = "checkpoint";
+const PEER: &str = "peer";
+/// Why weights were not staged from where they were to come.
+const REASONS: [&str; 7] = [
+    "unavailable",
+    "absent",
+    "timeout",
+    "malformed",
+    "checksum",
+    "panic",
+    CHECKPOINT,
+];
 
 /// Set by the engine's thread.
 #[derive(Clone)]
@@ -35,11 +44,8 @@ impl GroupMetrics {
             "group_steps_total",
             "Steps this rank took part in, with rows of its own or without, by how they ended",
             "result",
+            &[COMPLETE, DROPPED],
         )?;
-        // Series that are there from the start can be compared with what they were.
-        for result in [COMPLETE, DROPPED] {
-            steps.with_label_values(&[result]);
-        }
         Ok(GroupMetrics {
             steps,
             epoch: metrics.register(IntGauge::with_opts(
@@ -102,16 +108,17 @@ impl StagingMetrics {
     pub fn new(metrics: &Metrics) -> Result<StagingMetrics, prometheus::Error> {
         let bytes = metrics.counters(
             "group_staged_bytes_total",
-            "Bytes of weights staged and verified, by the rank they came from, or `checkpoint`",
+            "Bytes of weights staged and verified, by where they came from: another rank, or the checkpoint",
             "source",
+            &[PEER, CHECKPOINT],
         )?;
-        bytes.with_label_values(&[CHECKPOINT]);
         Ok(StagingMetrics {
             bytes,
             failures: metrics.counters(
                 "group_staging_failures_total",
-                "Experts whose weights a source did not give: then the checkpoint was read",
+                "Experts whose weights a rank did not give, so that the checkpoint was read, or that the checkpoint did not",
                 "reason",
+                &REASONS,
             )?,
             seconds: metrics.histogram(
                 "group_staging_seconds",
@@ -121,11 +128,12 @@ impl StagingMetrics {
         })
     }
 
-    /// `peer`: the rank they came from; `None`: the checkpoint.
-    pub fn staged(&self, peer: Option<usize>, bytes: u64) {
-        let peer = peer.map(|rank| rank.to_string());
-        let source = peer.as_deref().unwrap_or(CHECKPOINT);
-        self.bytes.with_label_values(&[source]).inc_by(bytes);
+    pub fn staged_from_peer(&self, bytes: u64) {
+        self.bytes.with_label_values(&[PEER]).inc_by(bytes);
+    }
+
+    pub fn staged_from_checkpoint(&self, bytes: u64) {
+        self.bytes.with_label_values(&[CHECKPOINT]).inc_by(bytes);
     }
 
     pub fn failed(&self, reason: &str) {
@@ -133,25 +141,38 @@ impl StagingMetrics {
     }
 }
 
-/// What the mesh counts, read when somebody scrapes.
+/// Reads the mesh.
+pub type MeshReader = Box<dyn Fn() -> MeshReading + Send + Sync>;
+
+#[derive(Default)]
+pub struct MeshReading {
+    /// Ranks that there is a working link with.
+    pub linked: usize,
+    /// Of every rank that there ever was one with.
+    pub peers: Vec<PeerStats>,
+}
+
+/// What the mesh counts, read when somebody scrapes. A rank knows as many peers as its group has, so
+/// that a label for them costs the square of that over all ranks: only what tells a slow rank from
+/// the others has one.
 pub struct MeshCollector {
-    mesh: Arc<Mesh>,
+    read: MeshReader,
     bytes: IntCounterVec,
     waited: CounterVec,
-    linked: IntGaugeVec,
-    losses: IntCounterVec,
+    links: IntGauge,
+    losses: IntCounter,
 }
 
 impl MeshCollector {
-    pub fn new(metrics: &Metrics, mesh: Arc<Mesh>) -> Result<MeshCollector, prometheus::Error> {
+    pub fn new(metrics: &Metrics, read: MeshReader) -> Result<MeshCollector, prometheus::Error> {
         Ok(MeshCollector {
-            mesh,
+            read,
             bytes: IntCounterVec::new(
                 metrics.opts(
                     "group_exchange_bytes_total",
-                    "Bytes exchanged with each rank of the group",
+                    "Bytes exchanged with the other ranks of the group",
                 ),
-                &["peer", "direction"],
+                &["direction"],
             )?,
             waited: CounterVec::new(
                 metrics.opts(
@@ -160,41 +181,38 @@ impl MeshCollector {
                 ),
                 &["peer"],
             )?,
-            linked: IntGaugeVec::new(
-                metrics.opts("group_linked", "1 while there is a working link with the rank"),
-                &["peer"],
-            )?,
-            losses: IntCounterVec::new(
-                metrics.opts("group_link_losses_total", "Links with the rank that broke"),
-                &["peer"],
-            )?,
+            links: IntGauge::with_opts(metrics.opts(
+                "group_links",
+                "Ranks of the group that there is a working link with",
+            ))?,
+            losses: IntCounter::with_opts(metrics.opts(
+                "group_link_losses_total",
+                "Links with ranks of the group that broke",
+            ))?,
         })
     }
 }
 
 impl Mirror for MeshCollector {
     fn update(&self) {
-        let linked = self.mesh.linked();
-        for stats in self.mesh.stats() {
-            let rank = stats.rank.to_string();
-            let peer = rank.as_str();
-            for (direction, bytes) in [
-                ("sent", stats.bytes_sent),
-                ("received", stats.bytes_received),
-            ] {
-                mirror(&self.bytes.with_label_values(&[peer, direction]), bytes);
-            }
-            mirror_seconds(
-                &self.waited.with_label_values(&[peer]),
-                stats.waited.as_secs_f64(),
-            );
-            mirror(&self.losses.with_label_values(&[peer]), stats.losses);
-            let now = linked.iter().any(|id| id.rank == stats.rank);
-            self.linked.with_label_values(&[peer]).set(i64::from(now));
+        let MeshReading { linked, peers } = (self.read)();
+        self.links.set(linked as i64);
+        let sum = |of: fn(&PeerStats) -> u64| peers.iter().map(of).sum();
+        for (direction, bytes) in [
+            ("sent", sum(|peer| peer.bytes_sent)),
+            ("received", sum(|peer| peer.bytes_received)),
+        ] {
+            mirror(&self.bytes.with_label_values(&[direction]), bytes);
+        }
+        mirror(&self.losses, sum(|peer| peer.losses));
+        for peer in &peers {
+            let rank = peer.rank.to_string();
+            let waited = self.waited.with_label_values(&[rank.as_str()]);
+            mirror_seconds(&waited, peer.waited.as_secs_f64());
         }
     }
 
     fn metrics(&self) -> Vec<&dyn Collector> {
-        vec![&self.bytes, &self.waited, &self.linked, &self.losses]
+        vec![&self.bytes, &self.waited, &self.links, &self.losses]
     }
 }

@@ -12,7 +12,7 @@
 mod background;
 mod driver;
 mod link;
-mod metrics;
+pub(crate) mod metrics;
 mod orders;
 mod reports;
 mod shared;

@@ -14,7 +14,7 @@ use millrace_model::config::{DeepSeekConfig, Family, ModelConfig};
 use super::{
     Group, Rank,
     background::Background,
-    metrics::{GroupMetrics, MeshCollector, StagingMetrics},
+    metrics::{GroupMetrics, MeshCollector, MeshReading, StagingMetrics},
     staging::Staging,
     weights::Weights,
 };
@@ -108,7 +108,12 @@ pub(crate) fn join<B: Backend>(
         exchange = me.exchange,
         "a rank of a group"
     );
-    metrics.watch(MeshCollector::new(metrics, mesh.clone())?)?;
+    let read = mesh.clone();
+    let read = move || MeshReading {
+        linked: read.linked().len(),
+        peers: read.stats(),
+    };
+    metrics.watch(MeshCollector::new(metrics, Box::new(read))?)?;
     let group = Arc::new(Group::new(
         config.group.clone(),
         revision.clone(),

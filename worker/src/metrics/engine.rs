@@ -10,13 +10,25 @@ use super::{
     Metrics,
     mirror::{Mirror, mirror},
 };
-use crate::engine::{EngineMonitor, EngineState};
+use crate::engine::EngineState;
+
+/// Reads an engine.
+pub type EngineReader = Box<dyn Fn() -> EngineReading + Send + Sync>;
+
+#[derive(Default)]
+pub struct EngineReading {
+    pub state: EngineState,
+    /// Pages that are cached and can be had, read after the state.
+    pub evictable: usize,
+}
 
 pub struct EngineCollector {
-    monitor: EngineMonitor,
+    read: EngineReader,
     running: IntGauge,
     waiting: IntGauge,
     remote: IntGauge,
+    limit: IntGauge,
+    waiting_tokens: IntGauge,
     usage: Gauge,
     pages: IntGaugeVec,
     info: GaugeVec,
@@ -34,8 +46,9 @@ pub struct EngineCollector {
 impl EngineCollector {
     pub fn new(
         metrics: &Metrics,
-        monitor: EngineMonitor,
+        read: EngineReader,
         page_tokens: usize,
+        max_running: usize,
     ) -> Result<EngineCollector, prometheus::Error> {
         let gauge = |name, help| IntGauge::with_opts(metrics.opts(name, help));
         let counter = |name, help| IntCounter::with_opts(metrics.opts(name, help));
@@ -46,11 +59,17 @@ impl EngineCollector {
             ),
             &["block_size", "num_gpu_blocks"],
         )?;
-        let pages = monitor.state().status.total_pages;
+        let pages = read().state.status.total_pages;
         info.with_label_values(&[&page_tokens.to_string(), &pages.to_string()])
             .set(1.0);
+        let limit = gauge(
+            "max_num_seqs",
+            "The most sequences that may run, those at a peer included",
+        )?;
+        limit.set(max_running as i64);
         Ok(EngineCollector {
-            monitor,
+            read,
+            limit,
             running: gauge("num_requests_running", "Sequences that take part in steps")?,
             waiting: gauge(
                 "num_requests_waiting",
@@ -59,6 +78,10 @@ impl EngineCollector {
             remote: gauge(
                 "num_requests_remote_prefill",
                 "Sequences that a prefill worker computes at this moment",
+            )?,
+            waiting_tokens: gauge(
+                "waiting_tokens",
+                "Tokens of running and waiting sequences that are yet to be computed",
             )?,
             usage: Gauge::with_opts(metrics.opts(
                 "kv_cache_usage_perc",
@@ -114,15 +137,17 @@ impl EngineCollector {
 
 impl Mirror for EngineCollector {
     fn update(&self) {
+        let EngineReading { state, evictable } = (self.read)();
         let EngineState {
             status, counters, ..
-        } = self.monitor.state();
+        } = state;
         self.running.set(status.running as i64);
         self.waiting.set(status.waiting as i64);
         self.remote.set(status.remote as i64);
+        self.waiting_tokens.set(status.waiting_tokens as i64);
 
         // Pages move between the two readings, so differences may be off by a few for a moment.
-        let cached = self.monitor.pool().evictable().min(status.free_pages);
+        let cached = evictable.min(status.free_pages);
         let held = status.total_pages.saturating_sub(status.free_pages);
         self.usage
             .set(held as f64 / status.total_pages.max(1) as f64);
@@ -157,6 +182,8 @@ impl Mirror for EngineCollector {
             &self.running,
             &self.waiting,
             &self.remote,
+            &self.limit,
+            &self.waiting_tokens,
             &self.usage,
             &self.pages,
             &self.info,

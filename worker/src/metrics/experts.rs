@@ -1,19 +1,24 @@
 //! How often experts were chosen, read when somebody scrapes: a series a layer at most. How it is
 //! spread over experts and ranks is the router's to show.
 
-use std::sync::Arc;
-
 use prometheus::{IntCounterVec, core::Collector};
-
-use millrace_engine::ExpertCounts;
 
 use super::{
     Metrics,
     mirror::{Mirror, mirror},
 };
 
+/// Reads what an engine has counted.
+pub type ExpertReader = Box<dyn Fn() -> Vec<LayerSums> + Send + Sync>;
+
+/// Of one MoE layer.
+pub struct LayerSums {
+    pub chosen: u64,
+    pub computed: u64,
+}
+
 pub struct ExpertCollector {
-    counts: Arc<ExpertCounts>,
+    read: ExpertReader,
     chosen: IntCounterVec,
     computed: IntCounterVec,
 }
@@ -21,11 +26,11 @@ pub struct ExpertCollector {
 impl ExpertCollector {
     pub fn new(
         metrics: &Metrics,
-        counts: Arc<ExpertCounts>,
+        read: ExpertReader,
     ) -> Result<ExpertCollector, prometheus::Error> {
         let counter = |name, help| IntCounterVec::new(metrics.opts(name, help), &["layer"]);
         Ok(ExpertCollector {
-            counts,
+            read,
             chosen: counter(
                 "expert_choices_total",
                 "Experts that the gate of each MoE layer chose for this worker's own rows",
@@ -40,14 +45,11 @@ impl ExpertCollector {
 
 impl Mirror for ExpertCollector {
     fn update(&self) {
-        let chosen = self.counts.chosen();
-        let computed = self.counts.computed();
-        for (layer, computed) in computed.into_iter().enumerate() {
+        for (layer, sums) in (self.read)().into_iter().enumerate() {
             let label = layer.to_string();
             let label = [label.as_str()];
-            let chosen = chosen.layer(layer).iter().sum();
-            mirror(&self.chosen.with_label_values(&label), chosen);
-            mirror(&self.computed.with_label_values(&label), computed);
+            mirror(&self.chosen.with_label_values(&label), sums.chosen);
+            mirror(&self.computed.with_label_values(&label), sums.computed);
         }
     }
 

@@ -10,15 +10,24 @@ mod transfer;
 
 use std::{collections::HashMap, sync::Arc};
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry, core::Collector};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, core::Collector,
+};
 
 use millrace_engine::ExpertCounts;
-use millrace_telemetry::buckets;
+use millrace_model::blocks::BLOCK_TOKENS;
+use millrace_telemetry::{Registry, buckets};
+use millrace_transfer::Stats;
 
-use self::mirror::{Mirror, Mirrored};
+use self::{
+    engine::{EngineReader, EngineReading},
+    experts::{ExpertReader, LayerSums},
+    mirror::{Mirror, Mirrored},
+};
 use crate::{
     config::Role,
     engine::{EngineMonitor, StepMetrics},
+    group::metrics as group,
 };
 
 pub use transfer::TransferStats;
@@ -57,15 +66,41 @@ impl Metrics {
         self.register(histogram)
     }
 
-    /// `millrace_<name>`, one series a value of `label`.
+    /// The same, one for each of `values` of `label`.
+    pub fn histograms<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+        label: &str,
+        values: [&str; N],
+    ) -> Result<[Histogram; N], prometheus::Error> {
+        let opts = HistogramOpts {
+            common_opts: self.opts(name, help),
+            buckets: buckets.to_vec(),
+        };
+        let all = self.register(HistogramVec::new(opts, &[label])?)?;
+        Ok(values.map(|value| all.with_label_values(&[value])))
+    }
+
+    /// `millrace_<name>`, one series for each of `values` of `label`. All are there from the start:
+    /// of a counter whose first sample is a 1, nobody sees that it has grown.
     pub fn counters(
         &self,
         name: &str,
         help: &str,
         label: &str,
+        values: &[&str],
     ) -> Result<IntCounterVec, prometheus::Error> {
         let counters = IntCounterVec::new(self.opts(name, help), &[label])?;
+        for value in values {
+            counters.with_label_values(&[value]);
+        }
         self.register(counters)
+    }
+
+    pub(crate) fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.register(IntGauge::with_opts(self.opts(name, help))?)
     }
 
     /// What the engine's thread observes itself.
@@ -84,23 +119,67 @@ impl Metrics {
         })
     }
 
-    /// Everything that the engine counts.
+    /// Routers that have admitted this worker.
+    pub(crate) fn routers(&self) -> Result<IntGauge, prometheus::Error> {
+        self.gauge("attached_routers", "Routers that have admitted this worker")
+    }
+
+    /// Everything that the engine counts. `max_running`: the most sequences that it runs at once.
     pub fn watch_engine(
         &self,
         monitor: EngineMonitor,
-        page_tokens: usize,
+        max_running: usize,
     ) -> Result<(), prometheus::Error> {
-        self.watch(engine::EngineCollector::new(self, monitor, page_tokens)?)
+        self.engine(
+            Box::new(move || EngineReading {
+                state: monitor.state(),
+                evictable: monitor.pool().evictable(),
+            }),
+            max_running,
+        )
+    }
+
+    fn engine(&self, read: EngineReader, max_running: usize) -> Result<(), prometheus::Error> {
+        let collector = engine::EngineCollector::new(self, read, BLOCK_TOKENS, max_running)?;
+        self.watch(collector)
     }
 
     /// How often experts were chosen.
     pub fn watch_experts(&self, counts: Arc<ExpertCounts>) -> Result<(), prometheus::Error> {
-        self.watch(experts::ExpertCollector::new(self, counts)?)
+        self.experts(Box::new(move || {
+            let chosen = counts.chosen();
+            let computed = counts.computed().into_iter().enumerate();
+            let sums = computed.map(|(layer, computed)| LayerSums {
+                chosen: chosen.layer(layer).iter().sum(),
+                computed,
+            });
+            sums.collect()
+        }))
+    }
+
+    fn experts(&self, read: ExpertReader) -> Result<(), prometheus::Error> {
+        self.watch(experts::ExpertCollector::new(self, read)?)
     }
 
     /// Everything that the transfer layer counts.
     pub fn watch_transfer(&self, stats: TransferStats) -> Result<(), prometheus::Error> {
         self.watch(transfer::TransferCollector::new(self, stats)?)
+    }
+
+    /// Registers all that a worker of either role registers in its life, with nothing behind it: for
+    /// whoever wants to know what there is.
+    pub fn describe(&self) -> Result<(), prometheus::Error> {
+        self.routers()?;
+        self.steps()?;
+        self.engine(Box::new(EngineReading::default), 0)?;
+        self.experts(Box::new(Vec::new))?;
+        self.watch_transfer(Box::new(Stats::default))?;
+        group::GroupMetrics::new(self)?;
+        group::StagingMetrics::new(self)?;
+        self.watch(group::MeshCollector::new(
+            self,
+            Box::new(group::MeshReading::default),
+        )?)
     }
 
     pub(crate) fn register<C: Collector + Clone + 'static>(

@@ -2,7 +2,7 @@
 
 use prometheus::{CounterVec, IntCounterVec, IntGauge, IntGaugeVec, core::Collector};
 
-use millrace_transfer::{Stats, Wire};
+use millrace_transfer::{FailureKind, Stats, Wire};
 
 use super::{
     Metrics,
@@ -98,8 +98,9 @@ impl Mirror for TransferCollector {
                 .with_label_values(&[transport])
                 .set(now.in_flight as i64);
         }
-        for (kind, count) in &stats.failures {
-            mirror(&self.failures.with_label_values(&[kind.as_str()]), *count);
+        for &kind in FailureKind::ALL {
+            let count = stats.failures(kind);
+            mirror(&self.failures.with_label_values(&[kind.as_str()]), count);
         }
         let leases = &stats.leases;
         for (state, count) in [

@@ -38,6 +38,8 @@ pub enum Full {
 }
 
 impl Full {
+    pub const ALL: [Full; 2] = [Full::Sequences, Full::Tokens];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Full::Sequences => "too many requests are waiting",

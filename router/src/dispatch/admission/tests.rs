@@ -23,7 +23,7 @@ fn entry(sequences: u32, prompt_tokens: u64) -> Entry {
 }
 
 fn admission(limits: AdmissionLimits) -> Admission {
-    let metrics = Metrics::new(&prometheus::Registry::new(), "test").unwrap();
+    let metrics = Metrics::new(&millrace_telemetry::Registry::new(), "test").unwrap();
     Admission::new(limits, Arc::new(metrics))
 }
 

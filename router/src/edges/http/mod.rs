@@ -78,7 +78,7 @@ struct Edge {
     frontend: Frontend,
     groups: Arc<Groups>,
     overview: Arc<Overview>,
-    metrics: prometheus::Registry,
+    metrics: millrace_telemetry::Registry,
     options: HttpOptions,
 }
 
@@ -96,7 +96,7 @@ pub fn router(
     frontend: Frontend,
     groups: Arc<Groups>,
     overview: Arc<Overview>,
-    metrics: prometheus::Registry,
+    metrics: millrace_telemetry::Registry,
     options: HttpOptions,
 ) -> axum::Router {
     let body_limit = options.body_limit;
@@ -145,7 +145,7 @@ pub fn probes(
     frontend: Frontend,
     groups: Arc<Groups>,
     overview: Arc<Overview>,
-    metrics: prometheus::Registry,
+    metrics: millrace_telemetry::Registry,
 ) -> axum::Router {
     probe_routes().with_state(Arc::new(Edge {
         frontend,

@@ -183,7 +183,7 @@ impl<B: Backend> Staging<B> {
         for at in missing {
             let holder = committed.and_then(|epoch| holder(epoch, me, at, &failed));
             if let Some((peer, address)) = holder {
-                match self.sources.peer(peer, &address, at).await {
+                match self.sources.peer(&address, at).await {
                     Ok(()) => continue,
                     // It has not staged it either.
                     Err(error) if error.is_absent() => {}

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use millrace_engine::{ExpertError, ExpertShelf};
-use millrace_experts::RankId;
 use millrace_kernels::Backend;
 use millrace_proto::worker::v1::FetchExpert;
 
@@ -99,10 +98,10 @@ impl<B: Backend> Sources<B> {
     }
 
     /// Out of a peer's memory.
-    pub async fn peer(&mut self, peer: RankId, address: &str, at: Expert) -> Result<(), PeerError> {
+    pub async fn peer(&mut self, address: &str, at: Expert) -> Result<(), PeerError> {
         let result = self.fetch(address, at).await;
         match &result {
-            Ok(bytes) => self.metrics.staged(Some(peer.rank), *bytes),
+            Ok(bytes) => self.metrics.staged_from_peer(*bytes),
             Err(error) => self.metrics.failed(error.label()),
         }
         result.map(drop)
@@ -135,7 +134,7 @@ impl<B: Backend> Sources<B> {
             Err(panicked) => Err(panicked.into()),
         };
         match &loaded {
-            Ok(()) => self.metrics.staged(None, self.largest),
+            Ok(()) => self.metrics.staged_from_checkpoint(self.largest),
             Err(_) => self.metrics.failed("checkpoint"),
         }
         loaded

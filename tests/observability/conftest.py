@@ -1,0 +1,45 @@
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+import time  # noqa: E402
+
+import pytest  # noqa: E402
+
+from deployment import Deployment, wait_for  # noqa: E402
+from groups import whole  # noqa: E402
+from prometheus import Prometheus  # noqa: E402
+from traffic import Traffic  # noqa: E402
+
+# Of load, in seconds: some windows of rates.
+LOAD = 40
+
+
+class Watched:
+    """Deployments under load, and the Prometheus that scraped them from `start` to `end`."""
+
+    def __init__(self, deployments, prometheus, start):
+        self.deployments, self.prometheus, self.start, self.end = deployments, prometheus, start, time.time()
+
+    def range(self, query):
+        return self.prometheus.range(query, self.start, self.end)
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory):
+    # Short prompts are computed where they are decoded, longer ones are not: both ways have metrics.
+    with (Deployment("--local-prefill-tokens", "16") as split,
+          Deployment("--decode-ranks", "2", "--redundant-experts", "8", "--balance-interval-seconds", "2",
+                     "--balance-min-gain", "0", "--local-prefill-tokens", "0") as group):
+        wait_for(whole(group.http), "the group to be whole")
+        deployments = {"split": split, "group": group}
+        pods = [(namespace, process, url.rsplit(":", 1)[1].removesuffix("/metrics"))
+                for namespace, deployment in deployments.items() for process, url in deployment.metrics_urls.items()]
+        with Prometheus(tmp_path_factory.mktemp("prometheus"), pods) as prometheus:
+            wait_for(lambda: len(up := prometheus.targets()) == len(pods) and all(t["health"] == "up" for t in up),
+                     "every process to be scraped")
+            start = time.time()
+            with Traffic([split.http, group.http]):
+                time.sleep(LOAD)
+                seen = Watched(deployments, prometheus, start)
+            yield seen
