@@ -15,9 +15,10 @@ const CATCH_UP: f64 = 300.0;
 /// After a change, measurements still show what was before it for so long.
 const SETTLING: f64 = 180.0;
 /// Times what may be late that is measured and predicted, for weak evidence to count.
-const AGREED: f64 = 1.4;
+const AGREED: f64 = 1.2;
 /// A violation adds such a part of a pool, more if fewer sequences are served than come.
 const ADD: f64 = 0.1;
+
 impl Memory {
     /// Neither is sure, but the best estimate and what was measured for 15 minutes agree that what is there
     /// does not suffice.
@@ -32,7 +33,7 @@ impl Memory {
         for bound in [&mut bounds.ttft, &mut bounds.queue].into_iter().flatten() {
             bound.late *= AGREED;
         }
-        let rate = look.rate.mean - look.rate.error;
+        let rate = look.rate.mean - look.rate.error / 2.0;
         self.window.totals(LONG, from).seconds > LONG - SHORT
             && !predictor.state(rate, present).meets(&bounds)
             && !attained(&self.window, &bounds, LONG, from)
