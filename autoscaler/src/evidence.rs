@@ -14,8 +14,11 @@ use crate::{ByRole, Role};
 const CATCH_UP: f64 = 300.0;
 /// After a change, measurements still show what was before it for so long.
 const SETTLING: f64 = 180.0;
+/// Times what may be late that is measured and predicted, for weak evidence to count.
+const AGREED: f64 = 1.2;
 /// A violation adds such a part of a pool, more if fewer sequences are served than come.
 const ADD: f64 = 0.1;
+
 impl Memory {
     /// Neither is sure, but the best estimate and what was measured for 15 minutes agree that what is there
     /// does not suffice.
@@ -25,9 +28,14 @@ impl Memory {
         };
         let from = settled + SHORT;
         let predictor = self.predictor(look.policy, shape, self.learned.believed());
-        let bounds = predictor.bounds();
+        let mut bounds = predictor.bounds();
+        // Both by more than they scatter: they come from the same sequences.
+        for bound in [&mut bounds.ttft, &mut bounds.queue].into_iter().flatten() {
+            bound.late *= AGREED;
+        }
+        let rate = look.rate.mean - look.rate.error / 2.0;
         self.window.totals(LONG, from).seconds > LONG - SHORT
-            && !predictor.state(look.rate.mean, present).meets(&bounds)
+            && !predictor.state(rate, present).meets(&bounds)
             && !attained(&self.window, &bounds, LONG, from)
     }
 

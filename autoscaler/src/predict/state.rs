@@ -80,9 +80,8 @@ impl State {
     pub fn waits_for_turns(&self) -> bool {
         match (self.turn, self.prefill) {
             (Some(turn), Some(prefill)) => turn.mean() > prefill.mean(),
-            // Sequences whose prompts wait hold all turns.
-            (_, None) => false,
-            (None, Some(_)) => true,
+            // Sequences whose prompts wait hold turns: what is busier is at the root.
+            _ => self.decode_utilization > self.prefill_utilization,
         }
     }
 
