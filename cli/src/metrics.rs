@@ -19,7 +19,7 @@ Every process serves these at `/metrics` in Prometheus' text format. Names are v
 ";
 
 /// What bounds the labels whose values a process does not have from the start.
-const BOUNDS: [(&str, &str); 19] = [
+const BOUNDS: [(&str, &str); 22] = [
     ("model_name", "the served model: one value in a process"),
     ("role", "`prefill` or `decode`"),
     (
@@ -49,14 +49,20 @@ const BOUNDS: [(&str, &str); 19] = [
         "result",
         "how an action of the operator ended: a dozen words",
     ),
-    ("kind", "kinds of objects that the operator makes"),
+    (
+        "kind",
+        "kinds of objects that the operator makes; of an autoscaler's seconds: `objective`, `measured`, `predicted`",
+    ),
     ("verb", "verbs of Kubernetes' API"),
     ("resource", "resources that the operator asks for"),
     (
         "code",
         "HTTP status codes of Kubernetes' API, or `unreachable`",
     ),
-    ("namespace", "namespaces with ModelDeployments"),
+    ("namespace", "namespaces with PoolAutoscalers"),
+    ("autoscaler", "PoolAutoscalers; series of one that is gone end"),
+    ("latency", "`ttft`, `itl`, `queue`"),
+    ("reason", "why an autoscaler wants as many groups as it does: a dozen words; elsewhere as listed"),
 ];
 
 /// What one process registers.

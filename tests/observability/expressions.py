@@ -11,7 +11,7 @@ ENDINGS = "_(bucket|sum|count)$"
 CHART = REPOSITORY / "charts/millrace"
 # As Grafana fills them in: everything is chosen.
 VARIABLES = {"namespace": ".*", "model": ".*", "pod": ".*", "group": ".*", "ttft": "2", "itl": "0.1", "role": "decode",
-             "pool": ".*", "deployment": ".*", "__rate_interval": "15s"}
+             "autoscaler": ".*", "__rate_interval": "15s"}
 
 
 def panels():

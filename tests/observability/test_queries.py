@@ -9,6 +9,7 @@ import expressions
 
 # Queries by a part of their text that no deployment on one machine has data for, and why.
 ELSEWHERE = {
+    "millrace_autoscaler_": "the operator has these, too",
     "millrace_operator_": "there is no operator without a Kubernetes cluster (tests/cluster has one)",
 }
 
