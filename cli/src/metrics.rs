@@ -60,9 +60,15 @@ const BOUNDS: [(&str, &str); 22] = [
         "HTTP status codes of Kubernetes' API, or `unreachable`",
     ),
     ("namespace", "namespaces with PoolAutoscalers"),
-    ("autoscaler", "PoolAutoscalers; series of one that is gone end"),
+    (
+        "autoscaler",
+        "PoolAutoscalers; series of one that is gone end",
+    ),
     ("latency", "`ttft`, `itl`, `queue`"),
-    ("reason", "why an autoscaler wants as many groups as it does: a dozen words; elsewhere as listed"),
+    (
+        "reason",
+        "why an autoscaler wants as many groups as it does: a dozen words; elsewhere as listed",
+    ),
 ];
 
 /// What one process registers.
