@@ -72,7 +72,7 @@ def test_a_request_is_one_tree_over_all_processes(collector, deployment):
     prefill = asked.child("prefill", "server")
     assert prefill.service == "millrace-prefill"
     assert asked.attributes["millrace.prefill.worker"] == call.attributes["millrace.prefill.worker"] == prefill.instance
-    assert [c.name for c in prefill.children] == ["compute", "transfer"]
+    assert {c.name for c in prefill.children} >= {"compute", "transfer"}
     assert prefill.attributes["millrace.pages"] == -(-body["usage"]["prompt_tokens"] // 64)
 
     # All on one machine, so by one clock: whoever works for another does so while that one waits.
