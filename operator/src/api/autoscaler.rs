@@ -188,10 +188,10 @@ pub struct ScheduledReplicas {
     #[schemars(length(max = 7))]
     pub days: Vec<Day>,
     /// `HH:MM`, UTC.
-    #[schemars(regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+    #[schemars(length(max = 5), regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
     pub from: String,
     /// `HH:MM`, UTC; not included.
-    #[schemars(regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+    #[schemars(length(max = 5), regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
     pub until: String,
     /// At least so many groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
