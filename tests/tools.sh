@@ -88,25 +88,19 @@ go_binary() {
   touch "$stamp"
 }
 
-# otel_collector: OpenTelemetry's collector, made by its own builder of the parts that tests/traces/collector.yaml names.
+# otel_collector: OpenTelemetry's collector, of the parts that tests/traces/otelcol names, at the versions that it pins.
 # Sets OTEL_COLLECTOR, unless the caller has.
 otel_collector() {
   [ -z "${OTEL_COLLECTOR:-}" ] || return 0
-  local parts="$root/tests/traces/collector.yaml" version dir
-  version=$(sed -n 's/^  version: //p' "$parts")
-  dir="$tools/otelcol-$(sha256sum <"$parts" | cut -c1-12)"
-  if [ ! -e "$dir/complete" ]; then
-    go_binary go.opentelemetry.io/collector/cmd/builder "v$version" && go_tool || return 1
-    echo "building OpenTelemetry's collector $version in $dir (once)"
-    rm -rf "$dir"
-    mkdir -p "$dir"
-    sed "s|^dist:|&\n  output_path: $dir|" "$parts" >"$dir/parts.yaml"
-    # Without fetching what only the tests of those parts need.
-    GOFLAGS=-mod=mod "$tools/bin/builder" --skip-get-modules --config "$dir/parts.yaml" >"$dir/build.log" 2>&1 ||
-      { cat "$dir/build.log"; return 1; }
-    touch "$dir/complete"
+  local parts="$root/tests/traces/otelcol" binary
+  binary="$tools/bin/otelcol-$(cat "$parts"/main.go "$parts"/go.mod "$parts"/go.sum | sha256sum | cut -c1-12)"
+  if [ ! -e "$binary" ]; then
+    go_tool || return 1
+    echo "building OpenTelemetry's collector into $tools (once)"
+    mkdir -p "$tools/bin"
+    (cd "$parts" && go build -trimpath -o "$binary" .) || return 1
   fi
-  export OTEL_COLLECTOR="$dir/otelcol"
+  export OTEL_COLLECTOR="$binary"
 }
 
 # kube_build: begins to build Kubernetes, kubectl and helm in the background, which takes long the first
