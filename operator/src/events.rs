@@ -10,6 +10,18 @@ pub struct Events {
     recorder: Recorder,
 }
 
+/// What became different about an object.
+#[derive(Debug, PartialEq, Eq)]
+pub struct News {
+    pub warning: bool,
+    /// What happened, in CamelCase.
+    pub reason: &'static str,
+    /// What was done, likewise.
+    pub action: &'static str,
+    /// For people.
+    pub note: String,
+}
+
 /// The API server takes no longer notes.
 const LONGEST: usize = 1000;
 
@@ -39,6 +51,20 @@ impl Events {
     {
         self.publish(EventType::Warning, about, reason, action, note.into())
             .await;
+    }
+
+    pub async fn tell<K>(&self, about: &K, news: Vec<News>)
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        for piece in news {
+            let type_ = match piece.warning {
+                true => EventType::Warning,
+                false => EventType::Normal,
+            };
+            self.publish(type_, about, piece.reason, piece.action, piece.note)
+                .await;
+        }
     }
 
     async fn publish<K>(

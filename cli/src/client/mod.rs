@@ -32,6 +32,21 @@ pub struct ClientArgs {
     pub ca: Option<PathBuf>,
 }
 
+/// A router's HTTP port.
+#[derive(Debug, Clone, Args)]
+pub struct HttpArgs {
+    /// Where the router's HTTP API listens
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8000",
+        env = "MILLRACE_HTTP"
+    )]
+    pub http: String,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
 /// Arguments are printed in errors and logs; keys are not.
 impl fmt::Debug for ClientArgs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,14 +5,15 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 
-use super::{ClientArgs, get};
+use super::{HttpArgs, get};
 
 /// How long a router may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the router at `address` answers to a GET of `path`.
-pub async fn look(address: &str, path: &str, args: &ClientArgs) -> anyhow::Result<Vec<u8>> {
-    let answer = tokio::time::timeout(PATIENCE, get(address, path, args))
+/// What the router answers to a GET of `path`.
+pub async fn look(router: &HttpArgs, path: &str) -> anyhow::Result<Vec<u8>> {
+    let address = &router.http;
+    let answer = tokio::time::timeout(PATIENCE, get(address, path, &router.client))
         .await
         .with_context(|| {
             format!(

@@ -16,7 +16,7 @@ use clap::Args;
 use millrace_router::experts::view::ExpertsView;
 
 use crate::{
-    client::{self, ClientArgs},
+    client::{self, HttpArgs},
     errors::Outcome,
     style::Style,
     terminal,
@@ -26,16 +26,8 @@ const BETWEEN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Args)]
 pub struct ExpertsArgs {
-    /// Where the router's HTTP API listens
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:8000",
-        env = "MILLRACE_HTTP"
-    )]
-    pub http: String,
     #[command(flatten)]
-    pub client: ClientArgs,
+    pub router: HttpArgs,
     /// Show it anew every second, until Ctrl-C
     #[arg(long, conflicts_with = "json")]
     pub watch: bool,
@@ -58,13 +50,13 @@ async fn run(args: ExpertsArgs) -> anyhow::Result<Outcome> {
         width: terminal::size().map_or(heat::DEFAULT_WIDTH, |size| size.columns),
     };
     loop {
-        let body = client::look(&args.http, "/experts", &args.client).await?;
+        let body = client::look(&args.router, "/experts").await?;
         if args.json {
             out.write_all(&body)?;
             out.write_all(b"\n")?;
             return Ok(Outcome::Done);
         }
-        let view: ExpertsView = client::read(&args.http, &body)?;
+        let view: ExpertsView = client::read(&args.router.http, &body)?;
         if args.watch && out.is_terminal() {
             out.write_all(b"\x1b[H\x1b[2J")?;
         }

@@ -18,7 +18,7 @@ use clap::Args;
 use millrace_router::overview::view::FleetAnswer;
 
 use crate::{
-    client::{self, ClientArgs},
+    client::{self, HttpArgs},
     errors::Outcome,
     style::Style,
     terminal,
@@ -36,16 +36,8 @@ const REST_OF_SCREEN: &str = "\x1b[J";
 
 #[derive(Debug, Clone, Args)]
 pub struct TopArgs {
-    /// Where the router's HTTP API listens
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:8000",
-        env = "MILLRACE_HTTP"
-    )]
-    pub http: String,
     #[command(flatten)]
-    pub client: ClientArgs,
+    pub router: HttpArgs,
     /// Over how long rates and quantiles are taken
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub window: u64,
@@ -67,7 +59,7 @@ pub fn main(args: TopArgs) -> anyhow::Result<Outcome> {
 async fn run(args: TopArgs) -> anyhow::Result<Outcome> {
     let mut out = std::io::stdout();
     if args.json {
-        out.write_all(&client::look(&args.http, "/fleet", &args.client).await?)?;
+        out.write_all(&client::look(&args.router, "/fleet").await?)?;
         out.write_all(b"\n")?;
         return Ok(Outcome::Done);
     }
@@ -75,7 +67,7 @@ async fn run(args: TopArgs) -> anyhow::Result<Outcome> {
     if args.once || !out.is_terminal() {
         let answer = fetch(&args).await?;
         let rates = Window::whole(&answer.traffic);
-        let text = render::text(&args.http, &answer, &rates, style, usize::MAX);
+        let text = render::text(&args.router.http, &answer, &rates, style, usize::MAX);
         out.write_all(text.as_bytes())?;
         return Ok(Outcome::Done);
     }
@@ -105,7 +97,13 @@ async fn watch(args: &TopArgs, style: Style, out: &mut impl Write) -> anyhow::Re
             None => String::new(),
         };
         let taken = text.lines().count();
-        text += &render::text(&args.http, &answer, &rates, style, rows - taken.min(rows));
+        text += &render::text(
+            &args.router.http,
+            &answer,
+            &rates,
+            style,
+            rows - taken.min(rows),
+        );
         draw(out, &text, rows)?;
         tokio::time::sleep(BETWEEN).await;
         match fetch(args).await {
@@ -130,6 +128,6 @@ fn draw(out: &mut impl Write, text: &str, rows: usize) -> std::io::Result<()> {
 }
 
 async fn fetch(args: &TopArgs) -> anyhow::Result<FleetAnswer> {
-    let body = client::look(&args.http, "/fleet", &args.client).await?;
-    client::read(&args.http, &body)
+    let body = client::look(&args.router, "/fleet").await?;
+    client::read(&args.router.http, &body)
 }

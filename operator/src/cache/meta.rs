@@ -38,10 +38,7 @@ impl Meta {
     pub fn of(meta: &ObjectMeta) -> Meta {
         let label = |name: &str| meta.labels.as_ref()?.get(name).map(|v| v.as_str().into());
         Meta {
-            key: Key::new(
-                meta.namespace.as_deref().unwrap_or_default(),
-                meta.name.as_deref().unwrap_or_default(),
-            ),
+            key: Key::of(meta),
             uid: meta.uid.clone().unwrap_or_default(),
             resource_version: meta.resource_version.clone().unwrap_or_default(),
             deleting: meta.deletion_timestamp.is_some(),
@@ -129,11 +126,7 @@ impl std::ops::Deref for Root {
 
 impl Cached for Root {
     fn key(&self) -> Key {
-        let meta = &self.0.metadata;
-        Key::new(
-            meta.namespace.as_deref().unwrap_or_default(),
-            meta.name.as_deref().unwrap_or_default(),
-        )
+        Key::of(&self.0.metadata)
     }
 
     fn deployment(&self) -> Option<&str> {
@@ -155,11 +148,7 @@ impl std::ops::Deref for Scaler {
 
 impl Cached for Scaler {
     fn key(&self) -> Key {
-        let meta = &self.0.metadata;
-        Key::new(
-            meta.namespace.as_deref().unwrap_or_default(),
-            meta.name.as_deref().unwrap_or_default(),
-        )
+        Key::of(&self.0.metadata)
     }
 
     fn deployment(&self) -> Option<&str> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::RwLock;
 
 /// A namespace and a name.
@@ -19,6 +20,14 @@ impl Key {
             namespace: namespace.into(),
             name: name.into(),
         }
+    }
+
+    /// Of the object that this is the metadata of.
+    pub fn of(meta: &ObjectMeta) -> Key {
+        Key::new(
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default(),
+        )
     }
 }
 

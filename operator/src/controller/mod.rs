@@ -89,10 +89,7 @@ pub async fn run(context: Arc<Context>, queues: Queues) {
 fn look_again(context: &Context, queues: &Queues, change: Change<'_>) {
     match change {
         Change::Deployment(deployment) => {
-            let meta = &deployment.metadata;
-            let namespace = meta.namespace.as_deref().unwrap_or_default();
-            let name = meta.name.as_deref().unwrap_or_default();
-            let key = Key::new(namespace, name);
+            let key = Key::of(&deployment.metadata);
             autoscalers_of(context, queues, &key);
             queues.deployment(key);
         }

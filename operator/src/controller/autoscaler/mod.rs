@@ -157,21 +157,8 @@ async fn tell(
     }
     let was = autoscaler.status.as_ref();
     context.applier.status(autoscaler, was, &next).await?;
-    for piece in news::between(&recollection.said, &next) {
-        let (events, note) = (&context.events, piece.note);
-        match piece.warning {
-            true => {
-                events
-                    .warning(autoscaler, piece.reason, piece.action, note)
-                    .await
-            }
-            false => {
-                events
-                    .normal(autoscaler, piece.reason, piece.action, note)
-                    .await
-            }
-        }
-    }
+    let news = news::between(&recollection.said, &next);
+    context.events.tell(autoscaler, news).await;
     recollection.said = next;
     Ok(())
 }

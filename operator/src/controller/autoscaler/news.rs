@@ -2,14 +2,7 @@
 
 use super::status::find;
 use crate::api::{AutoscalerStatus, ScaledPool};
-
-#[derive(Debug, PartialEq, Eq)]
-pub struct News {
-    pub warning: bool,
-    pub reason: &'static str,
-    pub action: &'static str,
-    pub note: String,
-}
+use crate::events::News;
 
 pub fn between(previous: &AutoscalerStatus, next: &AutoscalerStatus) -> Vec<News> {
     let mut news = Vec::new();

@@ -129,20 +129,7 @@ async fn tell(
         .status(deployment, deployment.status.as_ref(), next)
         .await?;
     context.memory.remember(key, deployment, next);
-    for piece in news::between(previous, next) {
-        let (events, note) = (&context.events, piece.note);
-        match piece.warning {
-            true => {
-                events
-                    .warning(deployment, piece.reason, piece.action, note)
-                    .await
-            }
-            false => {
-                events
-                    .normal(deployment, piece.reason, piece.action, note)
-                    .await
-            }
-        }
-    }
+    let news = news::between(previous, next);
+    context.events.tell(deployment, news).await;
     Ok(())
 }

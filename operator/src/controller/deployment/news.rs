@@ -2,14 +2,7 @@
 
 use super::conditions::{self, find};
 use crate::api::{DeploymentStatus, Phase};
-
-#[derive(Debug, PartialEq, Eq)]
-pub struct News {
-    pub warning: bool,
-    pub reason: &'static str,
-    pub action: &'static str,
-    pub note: String,
-}
+use crate::events::News;
 
 pub fn between(previous: &DeploymentStatus, next: &DeploymentStatus) -> Vec<News> {
     let mut news = Vec::new();
