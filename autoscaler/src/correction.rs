@@ -124,13 +124,10 @@ impl Learned {
             .state(rate, replicas)
             .utilization()
             .prefill;
-        if busy >= BUSY.start && fleet.prefill_seen >= 30.0 && modelled > BUSY.start / MOST {
-            // A full pool would be no busier with more to do: it is at least so slow.
-            let measured = match BUSY.contains(&busy) {
-                true => busy / modelled,
-                false => (busy / modelled).max(self.prefill.value),
-            };
-            self.prefill.learn(measured, seconds);
+        // Less is beyond what a factor may be, and a few looks of a pool that is all but idle.
+        let loaded = modelled > BUSY.start / MOST;
+        if BUSY.contains(&busy) && fleet.prefill_seen >= 30.0 && loaded {
+            self.prefill.learn(busy / modelled, seconds);
             self.workers = fleet.prefill_seen * seconds / settled.seconds.max(1.0);
         }
 

@@ -70,7 +70,7 @@ impl Memory {
             ..*room
         };
         let grows = rate.grows_by(policy);
-        let backlog = self.backlog(look, shape);
+        let waits = self.backlog(look, shape);
         let margin = 1.0 + policy.behavior.tolerance;
         let fails = |rate| !predictor.state(rate, present).meets(&bounds);
         let surely = rate.low + grows.min(rate.low);
@@ -78,16 +78,16 @@ impl Memory {
         let by_demand = fails(surely)
             || (rate.steep > 0.0 && fails(likely))
             || self.agreed(look, shape, present);
-        let backlog = match backlog > 0.0 || by_demand {
-            true => self.backlog_then(look, shape, likely, backlog),
+        let backlog = match waits > 0.0 || by_demand {
+            true => self.backlog_then(look, shape, likely, waits),
             false => 0.0,
         };
         let asked = likely + backlog / (policy.cold_start_seconds / 2.0).max(SHORT);
         let sizing = self.predictor(policy, shape, self.learned.believed());
         let too_few = || !sizing.state(asked, present).meets(&sizing.bounds());
-        let more = if by_demand || (backlog > 0.0 && too_few()) {
+        let more = if by_demand || (waits > 0.0 && too_few()) {
             let mut more = needed(&sizing, &sizing.bounds(), asked * margin, &from_here);
-            if more.short == Some(Short::Budget) && backlog == 0.0 {
+            if more.short == Some(Short::Budget) && waits == 0.0 {
                 // How it is best spent is asked of what comes in the mean, so that it is not moved about.
                 more = Needed {
                     short: more.short,
@@ -224,7 +224,11 @@ impl Memory {
         let predictor = self.predictor(policy, shape, self.learned.cautious());
         let bounds = predictor.bounds();
         let most = (rate.high + rate.grows_by(policy)) * (1.0 + tolerance);
-        needed(&predictor, &bounds, most, room).replicas
+        let fewest = needed(&predictor, &bounds, most, room);
+        match fewest.short {
+            Some(_) => present,
+            None => fewest.replicas,
+        }
     }
 }
 
