@@ -12,7 +12,7 @@ use crate::{
     Compatibility, WorkerConfig, WorkerError,
     attach::Identity,
     device::Device,
-    engine::{EngineHandle, EngineMonitor, EngineThread, Mailbox, StepMetrics, Waker, start_in},
+    engine::{EngineHandle, EngineMonitor, EngineThread, Mailbox, StepMetrics, Waker, start},
     group::{Beside, Joining, first_placement, join},
     metrics::Metrics,
 };
@@ -169,8 +169,15 @@ impl<B: Device> Loaded<B> {
         let (rank, beside) = joining
             .map(|joining| (joining.rank, joining.beside))
             .unzip();
-        let (engine, monitor, thread) =
-            start_in(mailbox, self.engine, metrics, reserved, rank).map_err(WorkerError::Thread)?;
+        let (engine, monitor, thread) = start(
+            mailbox,
+            self.engine,
+            metrics,
+            reserved,
+            rank,
+            B::LONGEST_STEP,
+        )
+        .map_err(WorkerError::Thread)?;
         Ok(Started {
             engine,
             monitor,

@@ -12,10 +12,11 @@ mod monitor;
 pub(crate) mod runner;
 mod thread;
 mod wakeup;
+mod watchdog;
 
 pub use handle::{ActiveRequest, EngineHandle, RequestEvent, SubmitError};
 pub use monitor::{EngineMonitor, EngineState};
 pub use runner::StepMetrics;
-pub use thread::{EngineThread, start};
-pub(crate) use thread::{Mailbox, start_in};
+pub use thread::EngineThread;
+pub(crate) use thread::{Mailbox, start};
 pub(crate) use wakeup::Waker;
