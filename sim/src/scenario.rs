@@ -132,11 +132,21 @@ impl Scenario {
         if self.duration <= 0.0 || self.warmup < 0.0 || self.warmup >= self.duration {
             return value("duration", "must be positive, and longer than warmup");
         }
-        if workload.shape.is_none() && workload.lengths.is_none() {
-            return value("workload", "needs a shape or lengths");
+        let recorded = &workload.requests;
+        if recorded.is_empty() && workload.shape.is_none() && workload.lengths.is_none() {
+            return value("workload", "needs a shape, lengths or requests");
         }
-        if workload.rate.points.is_empty() {
+        if recorded.is_empty() && workload.rate.points.is_empty() {
             return value("workload.rate.points", "needs at least one [seconds, rate]");
+        }
+        if !recorded.is_empty()
+            && (workload.sessions().is_some() || !workload.rate.points.is_empty())
+        {
+            return value("workload.requests", "stand instead of a rate and sessions");
+        }
+        let times = || recorded.iter().map(|&(at, ..)| at);
+        if !times().all(|at| at >= 0.0 && at.is_finite()) || !times().is_sorted() {
+            return value("workload.requests", "must be in order of time, from 0 on");
         }
         let times = workload.rate.points.windows(2);
         if times.into_iter().any(|pair| pair[1].0 < pair[0].0) {

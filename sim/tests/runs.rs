@@ -155,3 +155,28 @@ fn all_scenarios_can_be_run_at_any_size() {
     }
     assert!(names.len() >= 20);
 }
+
+#[test]
+fn recorded_requests_come_as_they_were_recorded() {
+    let recorded = "
+name: recorded
+gpus: 2
+replica: 1
+duration: 60
+workload:
+  requests: [[0.0, 500, 1], [1.0, 800, 20], [1.0, 300, 40], [50.0, 100, 2], [61.0, 100, 2]]
+objectives: {ttft: 2.0, itl: 0.05}
+start: {prefill: 0.5, decode: 0.5}
+peak: {prefill: 0.5, decode: 0.5}
+policy: static
+";
+    let mut scenario = Scenario::parse(recorded).unwrap();
+    let report = run(&scenario).unwrap();
+    // What comes after the end does not come at all.
+    assert_eq!((report.arrived, report.answered), (4, 4));
+    let (input, output) = (report.input_rate * 60.0, report.output_rate * 60.0);
+    assert_eq!((input.round(), output.round()), (1700.0, 63.0));
+    scenario.workload.requests.swap(0, 3);
+    let error = scenario.check().unwrap_err().to_string();
+    assert!(error.contains("in order of time"), "{error}");
+}
