@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use millrace_telemetry::{Registry, buckets};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use millrace_telemetry::{HistogramVec, Registry, buckets};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use crate::autoscaler_metrics::AutoscalerMetrics;
 
@@ -39,12 +39,12 @@ impl Metrics {
                 "Looks at an object, by controller and result.",
                 &["controller", "result"],
             )?,
-            seconds: HistogramVec::new(
-                HistogramOpts::new(
+            seconds: registry.histograms(
+                Opts::new(
                     "millrace_operator_reconcile_seconds",
                     "Time of a look at an object.",
-                )
-                .buckets(buckets::SECONDS.to_vec()),
+                ),
+                &buckets::SECONDS,
                 &["controller"],
             )?,
             queue: IntGaugeVec::new(
@@ -69,7 +69,6 @@ impl Metrics {
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.fleet_streams.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;
-        registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.queue.clone()))?;
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.applies.clone()))?;

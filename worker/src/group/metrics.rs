@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use prometheus::{CounterVec, Histogram, IntCounter, IntCounterVec, IntGauge, core::Collector};
+use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, core::Collector};
 
 use millrace_exchange::PeerStats;
-use millrace_telemetry::buckets;
+use millrace_telemetry::{Histogram, buckets};
 
 use crate::metrics::{
     Metrics,
