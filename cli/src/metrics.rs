@@ -19,7 +19,7 @@ Every process serves these at `/metrics` in Prometheus' text format, or in OpenM
 ";
 
 /// What bounds the labels whose values a process does not have from the start.
-const BOUNDS: [(&str, &str); 22] = [
+const BOUNDS: [(&str, &str); 21] = [
     ("model_name", "the served model: one value in a process"),
     ("role", "`prefill` or `decode`"),
     (
@@ -29,10 +29,6 @@ const BOUNDS: [(&str, &str); 22] = [
     (
         "layer",
         "MoE layers of the model: 59 for DeepSeek-V3 with its MTP layer",
-    ),
-    (
-        "peer",
-        "ranks of the group; over all ranks of a group of 32 these are 1,024 series, of 144, 20,736",
     ),
     ("place", "1 to 5"),
     ("replicas", "`1`, `2`, `3`, `4+`"),
@@ -233,7 +229,7 @@ mod tests {
             process(&["reason"], &["b", "a"]).unwrap(),
             "`reason` (a, b)"
         );
-        assert_eq!(process(&["peer"], &[]).unwrap(), "`peer`");
+        assert_eq!(process(&["layer"], &[]).unwrap(), "`layer`");
         let refused = process(&["request_id"], &[]).unwrap_err().to_string();
         assert!(refused.contains("request_id"), "{refused}");
     }
