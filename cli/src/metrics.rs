@@ -55,7 +55,7 @@ const BOUNDS: [(&str, &str); 21] = [
         "code",
         "HTTP status codes of Kubernetes' API, or `unreachable`",
     ),
-    ("namespace", "namespaces with PoolAutoscalers"),
+    ("target_namespace", "namespaces with PoolAutoscalers"),
     (
         "autoscaler",
         "PoolAutoscalers; series of one that is gone end",
