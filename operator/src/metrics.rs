@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use millrace_telemetry::traces::Span;
 use millrace_telemetry::{HistogramVec, Registry, buckets};
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -75,13 +76,13 @@ impl Metrics {
         Ok(metrics)
     }
 
-    pub fn reconciled(&self, controller: &str, result: &str, took: Duration) {
+    pub fn reconciled(&self, trace: &Span, controller: &str, result: &str, took: Duration) {
         self.reconciles
             .with_label_values(&[controller, result])
             .inc();
         self.seconds
             .with_label_values(&[controller])
-            .observe(took.as_secs_f64());
+            .observe_in(trace, took.as_secs_f64());
     }
 
     pub fn queued(&self, controller: &str, depth: usize) {

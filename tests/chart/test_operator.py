@@ -1,16 +1,23 @@
 """The operator as a process, under the rights that the chart gives it: what it says of a PoolAutoscaler's profile in a
-ConfigMap, and that it sees a change of that.
+ConfigMap, that it sees a change of that, and what a collector is told of its work.
 
 There are no nodes, so no workers: what a PoolAutoscaler wants of them is test_autoscale's to see.
 """
 import os
+import re
 import subprocess
+import sys
+from pathlib import Path
 
+import httpx
 import pytest
 from conftest import CHART
 from kubectl import condition, wait_for
 from operators import Operator
 from test_release import DEFINITIONS
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "traces"))
+from collector import Collector  # noqa: E402
 
 PROFILE = """\
 profile:
@@ -21,8 +28,16 @@ profile:
 """
 
 
+@pytest.fixture(scope="module")
+def collector(tmp_path_factory):
+    binary = os.environ.get("OTEL_COLLECTOR")
+    assert binary, "OTEL_COLLECTOR names no collector; `tests/run chart` builds one"
+    with Collector(binary, tmp_path_factory.mktemp("collector")) as collector:
+        yield collector
+
+
 @pytest.fixture
-def operator(control_plane, namespace, tmp_path):
+def operator(control_plane, namespace, collector, tmp_path):
     """With a ModelDeployment `tiny`, and a PoolAutoscaler whose profile is in a ConfigMap `tiny`."""
     kubectl = control_plane
     kubectl("install", "millrace", str(CHART), "-n", namespace, program="helm")
@@ -32,7 +47,8 @@ def operator(control_plane, namespace, tmp_path):
         of | {"kind": "PoolAutoscaler", "spec": {
             "target": {"name": "tiny"}, "objectives": {"ttftMilliseconds": 500}, "decode": {"maxReplicas": 4},
             "profile": {"configMap": {"name": "tiny"}}}})
-    with Operator(kubectl, tmp_path, namespace) as operator:
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.endpoint}", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    with Operator(kubectl, tmp_path, namespace, **traces) as operator:
         yield operator
         print(operator.log.read_text()[-4000:])
         kubectl("delete", "mdep,pas", "tiny", "-n", namespace)  # which waits for the operator to have let go
@@ -72,3 +88,28 @@ def test_a_profile_is_taken_from_a_config_map(control_plane, namespace, becomes,
     becomes("True", "InCharge")
     control_plane("delete", "configmap", "tiny", "-n", namespace)
     becomes("False", "ProfileMissing")
+
+
+def test_reconciles_are_traced(operator, becomes, collector):
+    becomes("False", "ProfileMissing")
+
+    def looks():
+        """Name of the look -> (verb, resource) of its requests, over all traces."""
+        spans, found = collector.spans(), {}
+        names = {span.id: span.name for span in spans if span.kind == "server"}
+        for span in spans:
+            if span.kind == "client" and span.parent in names:
+                found.setdefault(names[span.parent], set()).add((span.name, span.attributes["millrace.resource"]))
+        return found
+
+    wanted = {
+        "reconcile deployment": {("patch", "workerpools"), ("patch", "services")},
+        "reconcile pool": {("patch", "workerpools/status")},
+        "reconcile autoscaler": {("get", "configmaps"), ("patch", "poolautoscalers/status")},
+    }
+    wait_for("requests of all kinds of looks", lambda: (seen := looks()) and all(
+        asked <= seen.get(name, set()) for name, asked in wanted.items()))
+    shown = httpx.get(f"http://{operator.http}/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"}).text
+    exemplars = set(re.findall(r'^millrace_operator_reconcile_seconds_bucket.* # \{trace_id="(\w+)"\}', shown, re.M))
+    assert exemplars
+    wait_for("their traces", lambda: exemplars <= {span.trace for span in collector.spans()})
