@@ -93,7 +93,10 @@ impl Histogram {
     }
 
     fn count(&self, value: f64, trace: Option<TraceId>) {
-        let value = value.max(0.0).min(f64::MAX);
+        let value = match value.is_nan() {
+            true => 0.0,
+            false => value.clamp(0.0, f64::MAX),
+        };
         let bucket = self.0.bounds.partition_point(|bound| *bound < value);
         let exemplar = trace.map(|trace| Exemplar {
             value,
@@ -273,5 +276,25 @@ impl Collector for HistogramVec {
             .collect();
         family.set_metric(metrics);
         vec![family]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_observed_both_kinds_of_buckets_add_up() {
+        let family = HistogramVec::new(Opts::new("wait_seconds", "Wait"), &[1.0, 2.0], &[]);
+        let waits = family.unwrap().with_label_values(&[]);
+        for value in [0.0, -0.0, -1.0, f64::NAN, 1.0, 1.5, f64::INFINITY] {
+            waits.observe(value);
+        }
+        assert_eq!(waits.counted(), (vec![5, 1, 1], f64::MAX));
+        let Snapshot { counted, .. } = waits.snapshot();
+        assert_eq!(counted.native.zeros(), 4);
+        let (_, deltas) = counted.native.runs();
+        // 1, 1.5 and what is far above, each alone.
+        assert_eq!(deltas, [1, 0, 0]);
     }
 }
