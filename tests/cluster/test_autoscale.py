@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager
 
 import httpx
+import yaml
 
 from deployments import NAMESPACE, SMALL, spec, worker
 from kubectl import condition, wait_for
@@ -29,15 +30,23 @@ def profile(step_seconds):
 
 
 class PoolAutoscaler:
+    """Its profile is in a ConfigMap of the same name."""
+
     def __init__(self, deployment, **fields):
         self.kubectl, self.name = deployment.kubectl, deployment.name
+        self.measured(0.005)
         self.kubectl.apply({
             "apiVersion": "serving.millrace.dev/v1alpha1", "kind": "PoolAutoscaler",
             "metadata": {"name": self.name, "namespace": NAMESPACE},
             "spec": {
                 "target": {"name": deployment.name}, "objectives": {"ttftMilliseconds": 3_600_000, "itlMilliseconds": 3_600_000},
-                "decode": {"maxReplicas": 3}, "profile": profile(0.005),
+                "decode": {"maxReplicas": 3}, "profile": {"configMap": {"name": self.name}},
                 "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}, **fields}})
+
+    def measured(self, step_seconds):
+        text = yaml.safe_dump({"profile": profile(step_seconds)})
+        self.kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": self.name, "namespace": NAMESPACE},
+                            "data": {"profile.yaml": text}})
 
     def get(self):
         return self.kubectl.get("poolautoscalers", self.name, NAMESPACE) or {}
@@ -55,7 +64,8 @@ class PoolAutoscaler:
         return self.status() and condition(self.get(), kind).get("status") == status
 
     def delete(self):
-        self.kubectl("delete", "pas", self.name, "-n", NAMESPACE, "--ignore-not-found")
+        for kind in ("pas", "configmap"):
+            self.kubectl("delete", kind, self.name, "-n", NAMESPACE, "--ignore-not-found")
 
 
 @contextmanager
@@ -92,8 +102,8 @@ def test_load_brings_workers_and_takes_them_away(make, traffic):
         measured = wait_for("numbers", lambda: all("measuredMilliseconds" in autoscaler.status().get(latency, {})
                                                    for latency in ("ttft", "itl")) and autoscaler.status(), SLOWLY)
         itl = max(1, measured["itl"]["measuredMilliseconds"])
-        autoscaler.patch({"objectives": {"ttftMilliseconds": int(2500 * seconds) + 100, "itlMilliseconds": 20 * itl + 100},
-                          "profile": profile(itl / 1000)})
+        autoscaler.measured(itl / 1000)
+        autoscaler.patch({"objectives": {"ttftMilliseconds": int(2500 * seconds) + 100, "itlMilliseconds": 20 * itl + 100}})
         load.more()
         assert groups(deployment) == 1, "so much one worker can do"
         with traffic(deployment, rate=0.4 * most) as doubled:

@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus::Histogram;
 use tokio::sync::{mpsc::UnboundedSender, watch};
 
 use millrace_engine::{Engine, Event, LeasedPages, RequestId};
 use millrace_kernels::Backend;
+use millrace_telemetry::Histogram;
 
 use super::{
     handle::{Command, RequestEvent, SubmitError},
