@@ -12,7 +12,7 @@ use crate::{
     Compatibility, WorkerConfig, WorkerError,
     attach::Identity,
     device::Device,
-    engine::{EngineHandle, EngineMonitor, EngineThread, Mailbox, StepMetrics, Waker, start},
+    engine::{EngineHandle, EngineMonitor, EngineThread, Mailbox, StepMetrics, Waker, start_in},
     group::{Beside, Joining, first_placement, join},
     metrics::Metrics,
 };
@@ -169,7 +169,7 @@ impl<B: Device> Loaded<B> {
         let (rank, beside) = joining
             .map(|joining| (joining.rank, joining.beside))
             .unzip();
-        let (engine, monitor, thread) = start(
+        let (engine, monitor, thread) = start_in(
             mailbox,
             self.engine,
             metrics,

@@ -17,6 +17,6 @@ mod watchdog;
 pub use handle::{ActiveRequest, EngineHandle, RequestEvent, SubmitError};
 pub use monitor::{EngineMonitor, EngineState};
 pub use runner::StepMetrics;
-pub use thread::EngineThread;
-pub(crate) use thread::{Mailbox, start};
+pub use thread::{EngineThread, start};
+pub(crate) use thread::{Mailbox, start_in};
 pub(crate) use wakeup::Waker;

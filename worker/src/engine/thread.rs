@@ -58,11 +58,18 @@ impl<R> Default for Mailbox<R> {
 /// as [`RequestEvent::Reserved`](super::RequestEvent::Reserved), and must see to it that they are
 /// settled, also when it is dropped.
 ///
-/// `mailbox` is where its commands come in, and `rank`, for one rank of a group, what it needs to be one.
-///
-/// A panic on the thread ends the process, and so does a step that takes longer than `longest_step`: a worker without
-/// an engine must not look alive.
-pub(crate) fn start<B: Backend, R: Send + 'static>(
+/// A panic on the thread ends the process: a worker without an engine must not look alive.
+pub fn start<B: Backend, R: Send + 'static>(
+    engine: Engine<B>,
+    metrics: StepMetrics,
+    reserved: impl FnMut(LeasedPages, usize) -> R + Send + 'static,
+) -> std::io::Result<(EngineHandle<R>, EngineMonitor, EngineThread)> {
+    start_in(Mailbox::default(), engine, metrics, reserved, None, None)
+}
+
+/// The same with a mailbox made before, and, for one rank of a group, what it needs to be one. A step that takes longer
+/// than `longest_step` ends the process, too.
+pub(crate) fn start_in<B: Backend, R: Send + 'static>(
     mailbox: Mailbox<R>,
     engine: Engine<B>,
     metrics: StepMetrics,
