@@ -190,6 +190,34 @@ impl Scenario {
         Ok(())
     }
 
+    /// The same load and faults, `times` as fast and for as much shorter: a run of thousands of GPUs has requests
+    /// enough in a fraction of the time. Starts, drains, policies and clients take as long as ever, so that whoever
+    /// follows the load has it harder. The name says so.
+    ///
+    /// # Panics
+    /// If `times` is not positive.
+    pub fn faster(mut self, times: f64) -> Scenario {
+        assert!(times > 0.0, "{times} times as fast");
+        if times == 1.0 {
+            return self;
+        }
+        let rate = &mut self.workload.rate;
+        let wave = rate.wave.iter_mut().map(|wave| &mut wave.period);
+        let bursts = rate.bursts.iter_mut();
+        let bursts = bursts.flat_map(|bursts| [&mut bursts.every, &mut bursts.length]);
+        let faults = self.faults.iter_mut();
+        let faults = faults.flat_map(|fault| [&mut fault.at, &mut fault.lasts]);
+        [&mut self.duration, &mut self.warmup]
+            .into_iter()
+            .chain(rate.points.iter_mut().map(|(at, _)| at))
+            .chain(wave)
+            .chain(bursts)
+            .chain(faults)
+            .for_each(|seconds| *seconds /= times);
+        self.name = format!("{}-x{times}", self.name);
+        self
+    }
+
     /// GPUs, and thus workers, of a replica.
     pub fn replica_gpus(&self) -> u32 {
         let by_size = match self.gpus {
