@@ -1,9 +1,8 @@
-"""What PoolAutoscalers measure, want and do. Their metrics carry a namespace of their own, which a scrape that gives the
-operator's own namespace calls exported_namespace."""
+"""What PoolAutoscalers measure, want and do. Their namespace is target_namespace; namespace is the operator's own."""
 from grafana import Panel, dashboard, variable
 
 NAME = "millrace_autoscaler"
-CHOSEN = 'exported_namespace=~"$namespace", autoscaler=~"$autoscaler"'
+CHOSEN = 'target_namespace=~"$namespace", autoscaler=~"$autoscaler"'
 
 
 def of(metric, matchers=""):
@@ -17,8 +16,8 @@ def latency(title, description, name):
 
 AUTOSCALER = dashboard(
     "autoscaler", "autoscaler", "What PoolAutoscalers measure, want and do.",
-    [variable("namespace", "Namespace", f"label_values({NAME}_replicas, exported_namespace)"),
-     variable("autoscaler", "Autoscaler", f'label_values({NAME}_replicas{{exported_namespace=~"$namespace"}}, autoscaler)')],
+    [variable("namespace", "Namespace", f"label_values({NAME}_replicas, target_namespace)"),
+     variable("autoscaler", "Autoscaler", f'label_values({NAME}_replicas{{target_namespace=~"$namespace"}}, autoscaler)')],
     {
         "Replicas": [
             Panel(f"{role.capitalize()}: groups", "Ready, asked for before, and wanted now.", "short",

@@ -7,6 +7,12 @@ RANKS = selector(*OF_MODEL, 'role="$role"')
 # A worker on its own counts too, and has nobody to be even with.
 LOAD = f"({rate('millrace_expert_products_total', RANKS, 'namespace, pod')} and on (namespace, pod) millrace_group_member{RANKS})"
 
+
+def slowest(wait):
+    """How many ranks name each. Ranks are numbers of series, not labels, which would be as many as ranks have peers."""
+    return f'count_values("peer", millrace_group_slowest_peer{also(RANKS, f"wait={chr(34)}{wait}{chr(34)}")} >= 0)'
+
+
 EXPERTS = dashboard(
     "experts", "experts", "Groups of ranks that share a model's experts.",
     [*of_models("millrace_experts_leader"),
@@ -68,11 +74,14 @@ EXPERTS = dashboard(
         "Steps": [
             Panel("Steps", "Complete, and dropped because a rank was lost.", "ops",
                   [(rate("millrace_group_steps_total", RANKS, "result"), "{{result}}")]),
-            Panel("Ranks that begin late", "Seconds a second that the others wait for a rank's word before a step.", "percentunit",
-                  [(rate("millrace_group_start_wait_seconds_total", RANKS, "peer"), "rank {{peer}}")]),
-            Panel("Ranks whose rows come late", "Seconds a second that the others wait for a rank's rows after those of the ranks "
-                  "before it.", "percentunit",
-                  [(rate("millrace_group_exchange_wait_seconds_total", RANKS, "peer"), "rank {{peer}}")]),
+            Panel("Waits before steps", "Seconds a second that each rank waits for the others' words. A slow rank waits least.",
+                  "percentunit", [(rate("millrace_group_start_wait_seconds_total", RANKS, "pod"), "{{pod}}")]),
+            Panel("Ranks that begin late", "How many ranks wait longest for this one's word before a step. A slow rank is named by "
+                  "all others; without one, names are by chance.", "short", [(slowest("start"), "rank {{peer}}")], stack=True),
+            Panel("Waits for rows", "Seconds a second that each rank waits for the others' rows. A slow rank waits least.",
+                  "percentunit", [(rate("millrace_group_exchange_wait_seconds_total", RANKS, "pod"), "{{pod}}")]),
+            Panel("Ranks whose rows come late", "How many ranks wait longest for this one's rows after those of the ranks before it.",
+                  "short", [(slowest("exchange"), "rank {{peer}}")], stack=True),
             Panel("Rows exchanged", "Over the mesh; rows that devices hand each other are not among them.", "Bps",
                   [(rate("millrace_group_exchange_bytes_total", RANKS, "direction"), "{{direction}}")]),
             Panel("Links", "Of each rank with others.", "short",

@@ -6,9 +6,9 @@ use clap::Args;
 
 #[cfg(feature = "operator")]
 use millrace_operator::OperatorConfig;
-#[cfg(feature = "operator")]
-use millrace_telemetry::logs;
 use millrace_telemetry::{Registry, logs::LogFormat};
+#[cfg(feature = "operator")]
+use millrace_telemetry::{logs, traces::Traces};
 
 use crate::errors::Outcome;
 
@@ -69,6 +69,7 @@ pub fn main(args: OperatorArgs) -> anyhow::Result<Outcome> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = args.config()?;
     crate::process::runtime()?.block_on(async {
+        let _traces = Traces::start("millrace-operator", &config.identity)?;
         millrace_operator::run(config, crate::process::stopped()?).await?;
         Ok(Outcome::Done)
     })

@@ -21,6 +21,9 @@ pub struct SimArgs {
     /// GPUs of the cluster [default: the scenario's]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     gpus: Vec<u32>,
+    /// Load and faults come so many times as fast, and the run is as much shorter; starts and policies are as ever
+    #[arg(long, value_name = "TIMES", default_value = "1", value_parser = times)]
+    faster: f64,
     /// The same seed gives the same report [default: the scenario's]
     #[arg(long)]
     seed: Option<u64>,
@@ -53,11 +56,23 @@ fn policy(name: &str) -> Result<Policies, UnknownPolicy> {
 #[error("expected millrace, hpa, planner, static or all")]
 struct UnknownPolicy;
 
+fn times(text: &str) -> Result<f64, NotPositive> {
+    let times = text.parse().ok();
+    times
+        .filter(|&times: &f64| times > 0.0 && times.is_finite())
+        .ok_or(NotPositive)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("expected a number above 0")]
+struct NotPositive;
+
 pub fn main(args: SimArgs) -> anyhow::Result<Outcome> {
     let profile = args.profile.as_deref().map(read_profile).transpose()?;
     let mut runs = Vec::new();
     for file in &args.scenarios {
         let scenario = Scenario::parse(&read(file)?).with_context(|| file.display().to_string())?;
+        let scenario = scenario.faster(args.faster);
         runs.extend(variants(&args, &scenario, profile.as_ref()));
     }
     let reports = run_all(&runs, args.threads, |report| {

@@ -132,7 +132,8 @@ impl Call {
                     self.finished = output.finish.is_some();
                     if let Some(first) = self.first_token.take() {
                         let seconds = first.elapsed().as_secs_f64();
-                        self.context.metrics.first_step_seconds.observe(seconds);
+                        let metrics = &self.context.metrics;
+                        metrics.first_step_seconds.observe_in(&self.trace, seconds);
                     }
                     let begins = output.start.is_some();
                     let timing = begins.then(|| self.timing());
@@ -183,12 +184,15 @@ impl Call {
             self.trace.past("prefill", prefilling, now.into_std());
         }
         let metrics = &self.context.metrics;
-        metrics.queue_seconds.observe(timing.queue_seconds);
+        let trace = &self.trace;
+        metrics
+            .queue_seconds
+            .observe_in(trace, timing.queue_seconds);
         let prefill_seconds = match self.remote {
             true => &metrics.remote_prefill_seconds,
             false => &metrics.local_prefill_seconds,
         };
-        prefill_seconds.observe(timing.prefill_seconds);
+        prefill_seconds.observe_in(trace, timing.prefill_seconds);
         timing
     }
 }

@@ -1,8 +1,8 @@
 //! Durations of a request's stages, and prefills that failed.
 
-use prometheus::{Histogram, IntCounterVec};
+use prometheus::IntCounterVec;
 
-use millrace_telemetry::buckets;
+use millrace_telemetry::{Histogram, buckets};
 use millrace_worker::metrics::Metrics;
 
 use crate::failure::PrefillFailure;

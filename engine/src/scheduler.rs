@@ -123,7 +123,7 @@ impl Scheduler {
     /// empty when nothing can be computed now.
     pub fn schedule(&mut self, limit: usize, events: &mut Vec<Event>) -> Vec<Share> {
         let mut budget = self.limits.max_batch_tokens.min(limit);
-        let mut shares = Vec::new();
+        let mut shares = Vec::with_capacity(self.running.len());
         for decoding in [true, false] {
             let mut index = 0;
             while index < self.running.len() && budget > 0 {

@@ -10,6 +10,9 @@ use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 use crate::api::{AutoscalerStatus, Measured, ScaledPool};
 use crate::cache::Key;
 
+/// The PoolAutoscaler's. A scrape in Kubernetes adds the operator's own as `namespace`.
+const NAMESPACE: &str = "target_namespace";
+
 #[derive(Debug, Clone)]
 pub struct AutoscalerMetrics {
     replicas: IntGaugeVec,
@@ -28,32 +31,32 @@ impl AutoscalerMetrics {
                     "replicas",
                     "Groups by role: ready, current (asked for before) and desired.",
                 ),
-                &["namespace", "autoscaler", "role", "state"],
+                &[NAMESPACE, "autoscaler", "role", "state"],
             )?,
             seconds: GaugeVec::new(
                 opts(
                     "seconds",
                     "Latency at the objectives' percentile: the objective, what was measured, and what is predicted with the desired groups.",
                 ),
-                &["namespace", "autoscaler", "latency", "kind"],
+                &[NAMESPACE, "autoscaler", "latency", "kind"],
             )?,
             frozen: IntGaugeVec::new(
                 opts("frozen", "1 while too little is known to decide."),
-                &["namespace", "autoscaler"],
+                &[NAMESPACE, "autoscaler"],
             )?,
             limited: IntGaugeVec::new(
                 opts(
                     "limited",
                     "1 while bounds, budget or schedule decide instead of demand.",
                 ),
-                &["namespace", "autoscaler"],
+                &[NAMESPACE, "autoscaler"],
             )?,
             decisions: IntCounterVec::new(
                 opts(
                     "decisions_total",
                     "Looks, by role and by why there are to be as many groups as there are to be.",
                 ),
-                &["namespace", "autoscaler", "role", "reason"],
+                &[NAMESPACE, "autoscaler", "role", "reason"],
             )?,
         };
         let all: [Box<dyn Collector>; 5] = [
@@ -151,7 +154,7 @@ fn forget<B: MetricVecBuilder>(all: &MetricVec<B>, key: &Key) {
             .map(|label| (label.name(), label.value()))
             .collect();
         let is = |label: &str, value: &str| labels.get(label) == Some(&value);
-        if is("namespace", &key.namespace) && is("autoscaler", &key.name) {
+        if is(NAMESPACE, &key.namespace) && is("autoscaler", &key.name) {
             // An error: somebody else was faster.
             drop(all.remove(&labels));
         }

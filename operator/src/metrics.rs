@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use millrace_telemetry::{Registry, buckets};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use millrace_telemetry::traces::Span;
+use millrace_telemetry::{HistogramVec, Registry, buckets};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use crate::autoscaler_metrics::AutoscalerMetrics;
 
@@ -39,12 +40,12 @@ impl Metrics {
                 "Looks at an object, by controller and result.",
                 &["controller", "result"],
             )?,
-            seconds: HistogramVec::new(
-                HistogramOpts::new(
+            seconds: registry.histograms(
+                Opts::new(
                     "millrace_operator_reconcile_seconds",
                     "Time of a look at an object.",
-                )
-                .buckets(buckets::SECONDS.to_vec()),
+                ),
+                &buckets::SECONDS,
                 &["controller"],
             )?,
             queue: IntGaugeVec::new(
@@ -69,20 +70,19 @@ impl Metrics {
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.fleet_streams.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;
-        registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.queue.clone()))?;
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.applies.clone()))?;
         Ok(metrics)
     }
 
-    pub fn reconciled(&self, controller: &str, result: &str, took: Duration) {
+    pub fn reconciled(&self, trace: &Span, controller: &str, result: &str, took: Duration) {
         self.reconciles
             .with_label_values(&[controller, result])
             .inc();
         self.seconds
             .with_label_values(&[controller])
-            .observe(took.as_secs_f64());
+            .observe_in(trace, took.as_secs_f64());
     }
 
     pub fn queued(&self, controller: &str, depth: usize) {

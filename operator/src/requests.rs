@@ -1,15 +1,27 @@
 //! Counts every request to the API server where it leaves the process, so that what the operator's
-//! role must allow can be read off its metrics.
+//! role must allow can be read off its metrics, and tells of it in the trace of the look that it is
+//! made in.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use kube::client::Body;
+use millrace_telemetry::traces::Span;
 use tonic::codegen::http::{Method, Request, Response};
 use tower::{Layer, Service};
 
 use crate::metrics::Metrics;
+
+tokio::task_local! {
+    /// That of the look.
+    static TRACE: Span;
+}
+
+/// Requests of `work` are a part of `trace`.
+pub fn part_of<W: Future>(trace: Span, work: W) -> impl Future<Output = W::Output> {
+    TRACE.scope(trace, work)
+}
 
 #[derive(Clone)]
 pub struct Counting(pub Metrics);
@@ -57,11 +69,18 @@ where
         let metrics = self.metrics.clone();
         let answer = self.inner.call(request);
         Box::pin(async move {
+            // Here, and not where the call is made: that is in a task of the client's.
+            let span = TRACE.try_with(|trace| trace.call(verb)).unwrap_or_default();
+            span.set_text("millrace.resource", &resource);
             let answer = answer.await;
             let code = match &answer {
                 Ok(response) => response.status().as_u16().to_string(),
                 Err(_) => "unreachable".to_owned(),
             };
+            match &answer {
+                Ok(response) if response.status().as_u16() < 400 => {}
+                _ => span.failed(&code, &"the API server did not do it"),
+            }
             metrics.requested(verb, &group, &resource, &code);
             answer
         })

@@ -1,8 +1,6 @@
 //! Durations of a prefill's stages.
 
-use prometheus::Histogram;
-
-use millrace_telemetry::buckets;
+use millrace_telemetry::{Histogram, buckets};
 use millrace_worker::metrics::Metrics;
 
 pub struct PrefillMetrics {

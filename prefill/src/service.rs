@@ -66,7 +66,7 @@ impl Service {
                 RequestEvent::Started(at) => {
                     began = at.into();
                     let seconds = (began - arrived).as_secs_f64();
-                    self.metrics.queue_seconds.observe(seconds);
+                    self.metrics.queue_seconds.observe_in(trace, seconds);
                     trace.past("queue", arrived.into_std(), began.into_std());
                 }
                 RequestEvent::PageFinished { index, page } => {
@@ -80,11 +80,11 @@ impl Service {
                 } => {
                     let sampled = Instant::now();
                     let seconds = (sampled - began).as_secs_f64();
-                    self.metrics.prefill_seconds.observe(seconds);
+                    self.metrics.prefill_seconds.observe_in(trace, seconds);
                     trace.past("compute", began.into_std(), sampled.into_std());
                     let written = delivery.finish().await?;
                     let seconds = sampled.elapsed().as_secs_f64();
-                    self.metrics.exposed_seconds.observe(seconds);
+                    self.metrics.exposed_seconds.observe_in(trace, seconds);
                     if let Some(first_page_at) = first_page_at {
                         let (from, until) = (first_page_at.into_std(), Instant::now().into_std());
                         trace.past("transfer", from, until);

@@ -8,9 +8,9 @@ mod maker;
 
 use std::time::Duration;
 
-use millrace_telemetry::Registry;
-use prometheus::core::Collector as _;
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use millrace_telemetry::traces::Span;
+use millrace_telemetry::{Histogram, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{FinishReason, RequestError};
@@ -271,22 +271,22 @@ impl Metrics {
             .inc();
     }
 
-    /// A request passed admission after `queued`.
-    pub fn begun(&self, prompt_tokens: usize, queued: Duration) {
+    /// A request passed admission after `queued`. Here and below, `span` is the request's.
+    pub fn begun(&self, span: &Span, prompt_tokens: usize, queued: Duration) {
         self.prompt_tokens.inc_by(prompt_tokens as u64);
-        self.prompt_length.observe(prompt_tokens as f64);
-        self.queue.observe(queued.as_secs_f64());
+        self.prompt_length.observe_in(span, prompt_tokens as f64);
+        self.queue.observe_in(span, queued.as_secs_f64());
     }
 
-    pub fn first_token(&self, since_arrival: Duration) {
-        self.ttft.observe(since_arrival.as_secs_f64());
+    pub fn first_token(&self, span: &Span, since_arrival: Duration) {
+        self.ttft.observe_in(span, since_arrival.as_secs_f64());
     }
 
     /// As the workers say: cached prompt tokens, and the time to compute the rest.
-    pub fn prompt_done(&self, cached_tokens: u32, prefill: Option<Duration>) {
+    pub fn prompt_done(&self, span: &Span, cached_tokens: u32, prefill: Option<Duration>) {
         self.cached_prompt_tokens.inc_by(cached_tokens.into());
         if let Some(prefill) = prefill {
-            self.prefill.observe(prefill.as_secs_f64());
+            self.prefill.observe_in(span, prefill.as_secs_f64());
         }
     }
 
@@ -296,38 +296,45 @@ impl Metrics {
     }
 
     /// `count` tokens came, `after` the ones before them (`None` for the first).
-    pub fn tokens(&self, count: usize, after: Option<Duration>) {
+    pub fn tokens(&self, span: &Span, count: usize, after: Option<Duration>) {
         self.generation_tokens.inc_by(count as u64);
         if let Some(after) = after {
             let each = after.as_secs_f64() / count.max(1) as f64;
             for _ in 0..count {
-                self.inter_token.observe(each);
+                self.inter_token.observe_in(span, each);
             }
         }
     }
 
     /// A sequence ended with `tokens` generated, `decoding` after its first one.
-    pub fn sequence_ended(&self, outcome: Outcome, tokens: u32, decoding: Option<Duration>) {
+    pub fn sequence_ended(
+        &self,
+        span: &Span,
+        outcome: Outcome,
+        tokens: u32,
+        decoding: Option<Duration>,
+    ) {
         let reason = match outcome {
             Outcome::Finished(reason) => reason.as_str(),
             Outcome::Aborted => "abort",
         };
         self.success.with_label_values(&[reason]).inc();
         if let Outcome::Finished(_) = outcome {
-            self.generation_length.observe(tokens.into());
+            self.generation_length.observe_in(span, tokens.into());
             if let Some(decoding) = decoding {
                 let seconds = decoding.as_secs_f64();
-                self.decode.observe(seconds);
+                self.decode.observe_in(span, seconds);
                 if tokens > 1 {
-                    self.per_token.observe(seconds / f64::from(tokens - 1));
+                    let each = seconds / f64::from(tokens - 1);
+                    self.per_token.observe_in(span, each);
                 }
             }
         }
     }
 
     /// All of a request's sequences finished.
-    pub fn finished(&self, since_arrival: Duration) {
-        self.e2e.observe(since_arrival.as_secs_f64());
+    pub fn finished(&self, span: &Span, since_arrival: Duration) {
+        self.e2e.observe_in(span, since_arrival.as_secs_f64());
     }
 
     pub fn failed(&self, error: &RequestError) {
@@ -474,21 +481,11 @@ pub struct Distribution {
 
 impl Distribution {
     fn of(histogram: &Histogram) -> Distribution {
-        let families = histogram.collect();
-        let told = families[0].get_metric()[0].get_histogram();
-        let (mut bounds, mut counts, mut below) = (Vec::new(), Vec::new(), 0);
-        for bucket in told.get_bucket() {
-            if bucket.upper_bound().is_finite() {
-                bounds.push(bucket.upper_bound());
-                counts.push(bucket.cumulative_count() - below);
-                below = bucket.cumulative_count();
-            }
-        }
-        counts.push(told.get_sample_count() - below);
+        let (counts, sum) = histogram.counted();
         Distribution {
-            bounds,
+            bounds: histogram.bounds().to_vec(),
             counts,
-            sum: told.get_sample_sum(),
+            sum,
         }
     }
 }

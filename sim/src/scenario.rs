@@ -132,11 +132,21 @@ impl Scenario {
         if self.duration <= 0.0 || self.warmup < 0.0 || self.warmup >= self.duration {
             return value("duration", "must be positive, and longer than warmup");
         }
-        if workload.shape.is_none() && workload.lengths.is_none() {
-            return value("workload", "needs a shape or lengths");
+        let recorded = &workload.requests;
+        if recorded.is_empty() && workload.shape.is_none() && workload.lengths.is_none() {
+            return value("workload", "needs a shape, lengths or requests");
         }
-        if workload.rate.points.is_empty() {
+        if recorded.is_empty() && workload.rate.points.is_empty() {
             return value("workload.rate.points", "needs at least one [seconds, rate]");
+        }
+        if !recorded.is_empty()
+            && (workload.sessions().is_some() || !workload.rate.points.is_empty())
+        {
+            return value("workload.requests", "stand instead of a rate and sessions");
+        }
+        let times = || recorded.iter().map(|&(at, ..)| at);
+        if !times().all(|at| at >= 0.0 && at.is_finite()) || !times().is_sorted() {
+            return value("workload.requests", "must be in order of time, from 0 on");
         }
         let times = workload.rate.points.windows(2);
         if times.into_iter().any(|pair| pair[1].0 < pair[0].0) {
@@ -178,6 +188,34 @@ impl Scenario {
             return value("scaling.interval", "must be positive");
         }
         Ok(())
+    }
+
+    /// The same load and faults, `times` as fast and for as much shorter: a run of thousands of GPUs has requests
+    /// enough in a fraction of the time. Starts, drains, policies and clients take as long as ever, so that whoever
+    /// follows the load has it harder. The name says so.
+    ///
+    /// # Panics
+    /// If `times` is not positive.
+    pub fn faster(mut self, times: f64) -> Scenario {
+        assert!(times > 0.0, "{times} times as fast");
+        if times == 1.0 {
+            return self;
+        }
+        let rate = &mut self.workload.rate;
+        let wave = rate.wave.iter_mut().map(|wave| &mut wave.period);
+        let bursts = rate.bursts.iter_mut();
+        let bursts = bursts.flat_map(|bursts| [&mut bursts.every, &mut bursts.length]);
+        let faults = self.faults.iter_mut();
+        let faults = faults.flat_map(|fault| [&mut fault.at, &mut fault.lasts]);
+        [&mut self.duration, &mut self.warmup]
+            .into_iter()
+            .chain(rate.points.iter_mut().map(|(at, _)| at))
+            .chain(wave)
+            .chain(bursts)
+            .chain(faults)
+            .for_each(|seconds| *seconds /= times);
+        self.name = format!("{}-x{times}", self.name);
+        self
     }
 
     /// GPUs, and thus workers, of a replica.

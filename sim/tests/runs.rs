@@ -141,6 +141,33 @@ fn a_warm_up_is_not_counted() {
 }
 
 #[test]
+fn a_scenario_that_is_faster_has_the_same_shape() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}.yaml")).unwrap();
+    let step = Scenario::parse(&read("step-up")).unwrap();
+    let fast = step.clone().faster(4.0);
+    assert_eq!((fast.duration, fast.warmup), (600.0, 75.0));
+    assert_eq!(fast.name, "step-up-x4");
+    let points = |s: &Scenario| s.workload.rate.points.clone();
+    for (slow, fast) in points(&step).into_iter().zip(points(&fast)) {
+        assert_eq!((slow.0 / 4.0, slow.1), fast);
+    }
+    // Of the same rates there are as many fewer requests; the profile and its starts are the same.
+    let count = |s: Scenario| {
+        let policy = PolicyName::Static;
+        run(&Scenario { policy, ..s }).unwrap().arrived as f64
+    };
+    assert_eq!(fast.profile, step.profile);
+    let times = count(step) / count(fast);
+    assert!((times / 4.0 - 1.0).abs() < 0.03, "{times}");
+    let deaths = Scenario::parse(&read("decode-deaths")).unwrap();
+    let fast = deaths.clone().faster(2.0);
+    for (slow, fast) in deaths.faults.iter().zip(&fast.faults) {
+        assert_eq!((slow.at, slow.lasts), (2.0 * fast.at, 2.0 * fast.lasts));
+    }
+}
+
+#[test]
 fn all_scenarios_can_be_run_at_any_size() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
     let mut names = std::collections::BTreeSet::new();
@@ -154,4 +181,29 @@ fn all_scenarios_can_be_run_at_any_size() {
         assert!(names.insert(scenario.name), "two of one name");
     }
     assert!(names.len() >= 20);
+}
+
+#[test]
+fn recorded_requests_come_as_they_were_recorded() {
+    let recorded = "
+name: recorded
+gpus: 2
+replica: 1
+duration: 60
+workload:
+  requests: [[0.0, 500, 1], [1.0, 800, 20], [1.0, 300, 40], [50.0, 100, 2], [61.0, 100, 2]]
+objectives: {ttft: 2.0, itl: 0.05}
+start: {prefill: 0.5, decode: 0.5}
+peak: {prefill: 0.5, decode: 0.5}
+policy: static
+";
+    let mut scenario = Scenario::parse(recorded).unwrap();
+    let report = run(&scenario).unwrap();
+    // What comes after the end does not come at all.
+    assert_eq!((report.arrived, report.answered), (4, 4));
+    let (input, output) = (report.input_rate * 60.0, report.output_rate * 60.0);
+    assert_eq!((input.round(), output.round()), (1700.0, 63.0));
+    scenario.workload.requests.swap(0, 3);
+    let error = scenario.check().unwrap_err().to_string();
+    assert!(error.contains("in order of time"), "{error}");
 }

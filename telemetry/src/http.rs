@@ -5,19 +5,19 @@ use std::future::Future;
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus::TextEncoder;
 use tokio::net::TcpListener;
 
-use crate::{Readiness, Registry};
+use crate::{Readiness, Registry, scrape};
 
 /// Serves until `shutdown` resolves and open requests are answered.
 ///
 /// `/health` answers 200 as long as the process serves at all; `/ready` answers 503 with the
-/// reason while `readiness` is waiting for something; `/metrics` is in Prometheus' text format.
+/// reason while `readiness` is waiting for something; `/metrics` is what [`scrape`]
+/// answers.
 pub async fn serve(
     listener: TcpListener,
     registry: Registry,
@@ -37,14 +37,11 @@ pub fn routes(registry: Registry, readiness: Readiness) -> Router {
         .route("/health", get(|| async { "ok\n" }))
 }
 
-async fn metrics(State(registry): State<Registry>) -> Response {
-    match TextEncoder::new().encode_to_string(&registry.gather()) {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics could not be written");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+async fn metrics(State(registry): State<Registry>, headers: HeaderMap) -> Response {
+    scrape(&registry, &headers).unwrap_or_else(|error| {
+        tracing::error!(%error, "metrics could not be written");
+        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    })
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {

@@ -6,6 +6,8 @@
 
 pub mod buckets;
 pub mod build;
+mod exposition;
+mod histogram;
 pub mod http;
 pub mod logs;
 mod process;
@@ -13,6 +15,8 @@ mod readiness;
 mod registry;
 pub mod traces;
 
+pub use exposition::scrape;
+pub use histogram::{Histogram, HistogramVec};
 pub use process::ProcessCollector;
 pub use readiness::Readiness;
 pub use registry::{Described, Kind, Registry};

@@ -74,6 +74,9 @@ AUTOSCALER = {
     "groups would go before they serve": lambda spec: spec.update(scaleToZero={"idleSeconds": 60}, coldStartSeconds=61),
     "baseSeconds is above 0": lambda spec: spec["profile"]["decode"].update(baseSeconds=0),
     "spec.profile": lambda spec: spec.pop("profile"),
+    "set either configMap, or all of": lambda spec: spec["profile"].pop("kvTokens"),
+    "set either configMap": lambda spec: spec["profile"].update(configMap={"name": "tiny"}),
+    "spec.profile.configMap.name": lambda spec: spec.update(profile={"configMap": {}}),
     "spec.target.name": lambda spec: spec["target"].update(name=""),
 }
 

@@ -11,7 +11,6 @@ binary (MILLRACE_BIN).
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,6 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
-import yaml
 
 import chart as charts
 import rbac
@@ -28,34 +26,16 @@ from cluster import Cluster
 from deployment import BINARY, parse
 from deployments import NAMESPACE, spec
 from kubectl import PATHS, wait_for
+from operators import Operator
 
 IDLE = 30
 NO_WRITES = {"get", "list", "watch", "lease"}
 
 
-class Operator:
-    """`millrace operator` as a process of this machine."""
-
-    def __init__(self, cluster, account, folder):
-        self.cluster, self.account = cluster, account
-        config = yaml.safe_load((cluster.work / "admin.kubeconfig").read_text())
-        token = cluster.kubectl("create", "token", account, "-n", charts.NAMESPACE, "--duration", "2h").strip()
-        config["users"][0]["user"] = {"token": token}
-        (folder / "kubeconfig").write_text(yaml.safe_dump(config))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.http = "127.0.0.1:%d" % free.getsockname()[1]
-        self.process = subprocess.Popen(
-            [BINARY, "operator", "--namespace", charts.NAMESPACE, "--identity", "cost", "--image", "millrace:test", "--http", self.http],
-            env=os.environ | {"KUBECONFIG": str(folder / "kubeconfig")}, stdin=subprocess.DEVNULL, stderr=open(folder / "log", "w"))
-        self.log = folder / "log"
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
+class Measured(Operator):
+    def __init__(self, cluster, folder):
+        super().__init__(cluster.kubectl, folder, charts.NAMESPACE)
+        self.cluster = cluster
 
     def cpu(self):
         """Seconds of processor time so far."""
@@ -119,9 +99,7 @@ def main(many):
             kubectl("create", "namespace", namespace)
         # Its own pods stay pending too: what counts here are its definitions and rights.
         kubectl("install", charts.RELEASE, str(charts.CHART), "-n", charts.NAMESPACE, program="helm")
-        account = kubectl("get", "deployments", "-n", charts.NAMESPACE, "-l", "app.kubernetes.io/component=operator",
-                          "-o", "jsonpath={.items[0].spec.template.spec.serviceAccountName}")
-        with Operator(cluster, account, folder) as operator:
+        with Measured(cluster, folder) as operator:
             wait_for(f"the operator (its log: {operator.log})", lambda: operator.reconciles() >= 0)
             kubectl.apply(deployment("first"))
             wait_for("the first", lambda: count(kubectl, "statefulsets") == 2)

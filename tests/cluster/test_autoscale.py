@@ -6,13 +6,16 @@ import time
 from contextlib import contextmanager
 
 import httpx
+import yaml
 
-from deployments import NAMESPACE, spec, worker
+from deployments import NAMESPACE, SMALL, spec, worker
 from kubectl import condition, wait_for
 from traffic import first_answer
 
-# What a group does is bounded by its turns: two sequences at once. Without prefill workers there is one pool.
-POOLS = spec(prefill=0) | {"decode": worker(engine={"threads": 1, "kvPages": 400, "maxRunning": 2})}
+# What a worker does is bounded, so that several do more than one also on a small machine: two sequences at once, and a
+# part of a processor. Without prefill workers there is one pool.
+POOLS = spec(prefill=0) | {"decode": worker(engine={"threads": 1, "kvPages": 400, "maxRunning": 2},
+                                            resources=SMALL | {"limits": {"cpu": "300m"}})}
 # Three times the window over which latencies are measured.
 SLOWLY = 900
 
@@ -27,15 +30,23 @@ def profile(step_seconds):
 
 
 class PoolAutoscaler:
+    """Its profile is in a ConfigMap of the same name."""
+
     def __init__(self, deployment, **fields):
         self.kubectl, self.name = deployment.kubectl, deployment.name
+        self.measured(0.005)
         self.kubectl.apply({
             "apiVersion": "serving.millrace.dev/v1alpha1", "kind": "PoolAutoscaler",
             "metadata": {"name": self.name, "namespace": NAMESPACE},
             "spec": {
                 "target": {"name": deployment.name}, "objectives": {"ttftMilliseconds": 3_600_000, "itlMilliseconds": 3_600_000},
-                "decode": {"maxReplicas": 3}, "profile": profile(0.005),
+                "decode": {"maxReplicas": 3}, "profile": {"configMap": {"name": self.name}},
                 "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}, **fields}})
+
+    def measured(self, step_seconds):
+        text = yaml.safe_dump({"profile": profile(step_seconds)})
+        self.kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": self.name, "namespace": NAMESPACE},
+                            "data": {"profile.yaml": text}})
 
     def get(self):
         return self.kubectl.get("poolautoscalers", self.name, NAMESPACE) or {}
@@ -53,7 +64,8 @@ class PoolAutoscaler:
         return self.status() and condition(self.get(), kind).get("status") == status
 
     def delete(self):
-        self.kubectl("delete", "pas", self.name, "-n", NAMESPACE, "--ignore-not-found")
+        for kind in ("pas", "configmap"):
+            self.kubectl("delete", kind, self.name, "-n", NAMESPACE, "--ignore-not-found")
 
 
 @contextmanager
@@ -70,26 +82,40 @@ def groups(deployment):
     return deployment.pools("decode")[0]["spec"]["replicas"]
 
 
+def capacity(deployment, traffic):
+    """Questions a second that one worker answers with both of its turns taken."""
+    with traffic(deployment, streams=3) as load:
+        before, began = load.answered, time.monotonic()
+        wait_for("sixty answers", lambda: load.answered >= before + 60, SLOWLY)
+        return (load.answered - before) / (time.monotonic() - began)
+
+
 def test_load_brings_workers_and_takes_them_away(make, traffic):
     deployment = make("by-load", POOLS)
     deployment.wait()
-    with scaled(deployment) as autoscaler, traffic(deployment, streams=1):
+    most = capacity(deployment, traffic)
+    # With two turns a question takes so long. At 40 % of what a worker can do some wait for about that; at twice the
+    # load they would wait for six times as long, and with two workers hardly at all.
+    seconds = 2 / most
+    print(f"a worker answers {most:.2f} questions a second")
+    with traffic(deployment, rate=0.4 * most) as load, scaled(deployment) as autoscaler:
         measured = wait_for("numbers", lambda: all("measuredMilliseconds" in autoscaler.status().get(latency, {})
                                                    for latency in ("ttft", "itl")) and autoscaler.status(), SLOWLY)
-        ttft, itl = (max(1, measured[latency]["measuredMilliseconds"]) for latency in ("ttft", "itl"))
-        assert groups(deployment) == 1, "one stream needs no more"
-        # Six streams and two turns: somebody waits for as long as another takes, unless there are more workers.
-        autoscaler.patch({"objectives": {"ttftMilliseconds": 5 * ttft + 200, "itlMilliseconds": 20 * itl + 100},
-                          "profile": profile(itl / 1000)})
-        with traffic(deployment, streams=5) as load:
+        itl = max(1, measured["itl"]["measuredMilliseconds"])
+        autoscaler.measured(itl / 1000)
+        autoscaler.patch({"objectives": {"ttftMilliseconds": int(2500 * seconds) + 100, "itlMilliseconds": 20 * itl + 100}})
+        load.more()
+        assert groups(deployment) == 1, "so much one worker can do"
+        with traffic(deployment, rate=0.4 * most) as doubled:
             wait_for("more workers", lambda: groups(deployment) > 1, SLOWLY)
             wait_for("them to serve", lambda: len(deployment.pods("decode")) > 1 and deployment.settled(), SLOWLY)
             back = wait_for("TTFT to be back under its objective", lambda: (seen := autoscaler.status().get("ttft"))
                             and seen.get("measuredMilliseconds", 1 << 31) <= seen["objectiveMilliseconds"] and seen, SLOWLY)
             print(f"with {groups(deployment)} groups: {back['summary']}")
-            load.more()
+            doubled.more()
         wait_for("fewer workers", lambda: groups(deployment) == 1, 2 * SLOWLY)
         wait_for("the others to have drained", lambda: len(deployment.pods("decode")) == 1, SLOWLY)
+        load.more()
     deployment.wait()
     assert groups(deployment) == 1, "without a PoolAutoscaler groups stay as they are"
 

@@ -14,7 +14,7 @@ EXCEPTIONS = {
 # Used in test_autoscale alone, which has a part of tests/run for itself.
 AUTOSCALING = {
     rbac.Right("serving.millrace.dev", resource, "patch", "cluster")
-    for resource in ("poolautoscalers/status", "workerpools/scale")}
+    for resource in ("poolautoscalers/status", "workerpools/scale")} | {rbac.Right("", "configmaps", "get", "cluster")}
 
 
 def test_nothing_refused_and_nothing_granted_in_vain(request, cluster, operator, tiny):

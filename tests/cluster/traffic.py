@@ -83,15 +83,18 @@ def record(base):
 class Traffic(threading.Thread):
     """Load while its block runs. At the end, every request must have got the reference's answer.
 
+    `streams` ask one question after another. With `rate` so many questions a second are asked instead, at random
+    times and whether or not others have been answered: streams ask the more the faster they are served.
+
     `resend`: what a client does whose router dies is not the router's to do. Then a request whose
     connection breaks is sent again; how often is in `resent`.
     """
 
-    def __init__(self, base, reference, streams=4, resend=False):
+    def __init__(self, base, reference, streams=4, rate=None, resend=False):
         super().__init__(daemon=True)
-        self.base, self.reference, self.streams, self.resend = base, reference, streams, resend
+        self.base, self.reference, self.streams, self.rate, self.resend = base, reference, streams, rate, resend
         self.over = threading.Event()
-        self.answered, self.resent, self.failures, self.crashed = 0, 0, [], None
+        self.asked, self.answered, self.resent, self.failures, self.crashed = 0, 0, 0, [], None
 
     def __enter__(self):
         self.start()
@@ -118,8 +121,8 @@ class Traffic(threading.Thread):
         assert not self.failures, f"{len(self.failures)} of {self.answered} requests failed:\n" + "\n".join(self.failures[:10])
 
     def more(self, patience=PATIENCE):
-        """Waits until every stream has had an answer to something that it asked after now."""
-        wanted = self.answered + 2 * self.streams
+        """Waits until every stream, or somebody, has had an answer to something that was asked after now."""
+        wanted = self.asked + 1 if self.rate else self.answered + 2 * self.streams
         end = time.monotonic() + patience
         while self.answered < wanted:
             self.check()
@@ -135,14 +138,26 @@ class Traffic(threading.Thread):
 
     async def _main(self):
         async with new_client() as client, asyncio.TaskGroup() as group:
-            for stream in range(self.streams):
-                group.create_task(self._stream(client, stream))
+            if self.rate:
+                rng = random.Random(0)
+                while not self.over.is_set():
+                    group.create_task(self._question(client, rng.randrange(len(QUESTIONS))))
+                    await asyncio.sleep(rng.expovariate(self.rate))
+            else:
+                for stream in range(self.streams):
+                    group.create_task(self._stream(client, stream))
 
     async def _stream(self, client, stream):
         rng = random.Random(stream)
         while not self.over.is_set():
-            n = rng.randrange(len(QUESTIONS))
-            begun = time.strftime("%H:%M:%S")
+            await self._question(client, rng.randrange(len(QUESTIONS)))
+            # Room for everything else on a small machine.
+            await asyncio.sleep(0.05)
+
+    async def _question(self, client, n):
+        self.asked += 1
+        begun = time.strftime("%H:%M:%S")
+        while True:
             try:
                 answer = await ask(client, self.base, n)
             except (httpx.TransportError, Cut, Refused) as error:
@@ -151,8 +166,7 @@ class Traffic(threading.Thread):
                     await asyncio.sleep(0.1)
                     continue
                 answer = f"{type(error).__name__} {error}"
-            if answer != self.reference[n]:
-                self.failures.append(f"{begun} to {time.strftime('%H:%M:%S')}: {QUESTIONS[n][0]!r}: {answer!r}")
-            self.answered += 1
-            # Room for everything else on a small machine.
-            await asyncio.sleep(0.05)
+            break
+        if answer != self.reference[n]:
+            self.failures.append(f"{begun} to {time.strftime('%H:%M:%S')}: {QUESTIONS[n][0]!r}: {answer!r}")
+        self.answered += 1

@@ -15,9 +15,10 @@ INTERVAL = 1
 
 
 class Prometheus:
-    """`pods`: (namespace, pod, port, other labels) each, what a PodMonitor would find. Use as a context manager."""
+    """`pods`: (namespace, pod, port, other labels) each, what a PodMonitor would find. `features`: of Prometheus' own that it
+    has only if asked. Use as a context manager."""
 
-    def __init__(self, folder, pods):
+    def __init__(self, folder, pods, *features):
         self.folder = folder
         # Labels are made as the Prometheus operator makes them for a PodMonitor: of what discovery says of a pod.
         targets = [{"targets": [f"127.0.0.1:{port}"],
@@ -33,7 +34,7 @@ class Prometheus:
         self.address = f"127.0.0.1:{free_port()}"
         self.process = subprocess.Popen(
             ["prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address={self.address}", "--log.level=warn"],
+             f"--web.listen-address={self.address}", "--log.level=warn", *(f"--enable-feature={one}" for one in features)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(folder / "log", "w"))
         self.client = httpx.Client(base_url=f"http://{self.address}", timeout=PATIENCE)
         try:
@@ -66,6 +67,12 @@ class Prometheus:
 
     def targets(self):
         return self.client.get("/api/v1/targets").json()["data"]["activeTargets"]
+
+    def now(self, query):
+        """Labels, as sorted pairs without the name -> value, where that is finite."""
+        found = self.api("/api/v1/query", query=query)["result"]
+        named = ((tuple(sorted((k, v) for k, v in one["metric"].items() if k != "__name__")), float(one["value"][1])) for one in found)
+        return {labels: value for labels, value in named if math.isfinite(value)}
 
     def range(self, query, start, end, step=INTERVAL):
         """Series: (labels, [(time, value)]) of finite values alone; those that have none are left out."""

@@ -1,6 +1,6 @@
 //! What a worker computes on.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 #[cfg(feature = "cuda")]
 use millrace_kernels::cuda::CudaBackend;
@@ -50,10 +50,15 @@ impl fmt::Display for DeviceId {
 
 /// A backend that a worker can be started on.
 pub trait Device: Backend {
+    /// One that takes longer will never end; `None` where it may just be slow.
+    const LONGEST_STEP: Option<Duration>;
+
     fn open(config: &WorkerConfig) -> Result<Self, WorkerError>;
 }
 
 impl Device for CpuBackend {
+    const LONGEST_STEP: Option<Duration> = None;
+
     fn open(config: &WorkerConfig) -> Result<CpuBackend, WorkerError> {
         let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Ok(CpuBackend::new(config.threads.unwrap_or_else(cores)))
@@ -62,6 +67,9 @@ impl Device for CpuBackend {
 
 #[cfg(feature = "cuda")]
 impl Device for CudaBackend {
+    /// The largest batches of the largest models take a few seconds.
+    const LONGEST_STEP: Option<Duration> = Some(Duration::from_secs(120));
+
     fn open(config: &WorkerConfig) -> Result<Self, WorkerError> {
         let ordinal = match (config.device, &config.group) {
             (DeviceId::Cuda(Some(ordinal)), _) => ordinal,

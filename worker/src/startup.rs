@@ -169,8 +169,15 @@ impl<B: Device> Loaded<B> {
         let (rank, beside) = joining
             .map(|joining| (joining.rank, joining.beside))
             .unzip();
-        let (engine, monitor, thread) =
-            start_in(mailbox, self.engine, metrics, reserved, rank).map_err(WorkerError::Thread)?;
+        let (engine, monitor, thread) = start_in(
+            mailbox,
+            self.engine,
+            metrics,
+            reserved,
+            rank,
+            B::LONGEST_STEP,
+        )
+        .map_err(WorkerError::Thread)?;
         Ok(Started {
             engine,
             monitor,

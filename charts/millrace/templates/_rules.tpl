@@ -1,6 +1,6 @@
 {{/*
 What the operator asks of the API server, and nothing else: tests/cluster compares this with what it was seen to use.
-Everything is read from watches, so nothing needs get. Server-side apply is a patch, and of an object that is not there
+All but a PoolAutoscaler's ConfigMap is read from watches, so nothing else needs get. Server-side apply is a patch, and of an object that is not there
 yet a create too.
 */}}
 {{- define "millrace.rules" -}}
@@ -21,6 +21,10 @@ yet a create too.
 - apiGroups: [serving.millrace.dev]
   resources: [workerpools/scale]
   verbs: [patch]
+# Those that their spec.profile.configMap names.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get]
 # Owner references that block deletion, where the cluster guards them (OwnerReferencesPermissionEnforcement).
 - apiGroups: [serving.millrace.dev]
   resources: [modeldeployments/finalizers, workerpools/finalizers]

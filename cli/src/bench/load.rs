@@ -3,18 +3,28 @@
 //! Prompts are random token ids, so that no prefix cache helps unless `--shared-tokens` says so;
 //! outputs have a fixed length, so that runs compare.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use millrace_proto::inference::v1::{
     GenerateRequest, SamplingParams, TokenIds, generate_request::Prompt,
     inference_client::InferenceClient,
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 
-use super::report;
+use super::{report, span::Span};
 use crate::{
     client::{self, Authorized, ClientArgs, GrpcError},
     errors::Outcome,
@@ -49,34 +59,53 @@ pub struct LoadArgs {
     /// Requests at a time
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub concurrency: usize,
-    /// Tokens of each prompt
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
-    pub prompt_tokens: usize,
+    /// Requests a second, begun at random times whether earlier ones are answered or not, as by many clients
+    #[arg(long, value_name = "R", conflicts_with = "concurrency")]
+    pub rate: Option<f64>,
+    /// Tokens of each prompt: a number, or A-B for any from A to B
+    #[arg(long, value_name = "TOKENS", default_value_t = Span::of(512))]
+    pub prompt_tokens: Span,
     /// Of those, how many at the start are the same in all prompts
     #[arg(long, value_name = "TOKENS", default_value_t = 0)]
     pub shared_tokens: usize,
-    /// Tokens of each answer
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
-    pub output_tokens: u32,
-    /// The same seed draws the same prompts
+    /// Tokens of each answer: a number, or A-B for any from A to B
+    #[arg(long, value_name = "TOKENS", default_value_t = Span::of(64))]
+    pub output_tokens: Span,
+    /// The same seed draws the same prompts, lengths and times
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Write a line of JSON for each request: when it began (seconds), its tokens, and its times (seconds)
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+}
+
+/// A request to be sent.
+struct Planned {
+    /// After the first, with a rate.
+    at: Duration,
+    prompt: Vec<u32>,
+    output: u32,
 }
 
 /// When the tokens of one request came, from its start.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Timeline {
+    /// From the first request's.
+    pub began: Duration,
+    pub prompt_tokens: usize,
     /// One entry a received message: time, tokens in it.
     pub arrivals: Vec<(Duration, usize)>,
 }
 
 pub fn main(args: LoadArgs) -> anyhow::Result<Outcome> {
-    if args.requests == 0
-        || args.concurrency == 0
-        || args.prompt_tokens == 0
-        || args.output_tokens == 0
+    if args.requests == 0 || args.concurrency == 0 {
+        bail!("--requests and --concurrency must be at least 1");
+    }
+    if args
+        .rate
+        .is_some_and(|rate| !(rate > 0.0 && rate.is_finite()))
     {
-        bail!("--requests, --concurrency, --prompt-tokens and --output-tokens must be at least 1");
+        bail!("--rate must be more than 0");
     }
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -89,12 +118,19 @@ async fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
     let turns = Arc::new(Semaphore::new(args.concurrency));
     let mut requests = JoinSet::new();
     let start = Instant::now();
-    for prompt in prompts(&args) {
-        // Its start is when a turn is free: queueing in this client is not the server's latency.
-        let turn = turns.clone().acquire_owned().await?;
+    for planned in plan(&args) {
+        // Its start is when a turn is free or, with a rate, when it is due: queueing in this client is not the
+        // server's latency, but lateness of the server is.
+        let turn: Option<OwnedSemaphorePermit> = match args.rate {
+            None => Some(turns.clone().acquire_owned().await?),
+            Some(_) => {
+                sleep_until(start + planned.at).await;
+                None
+            }
+        };
         let (client, args) = (InferenceClient::new(channel.clone()), args.clone());
         requests.spawn(async move {
-            let timeline = request(client, &args, prompt).await;
+            let timeline = request(client, &args, planned, start).await;
             drop(turn);
             timeline
         });
@@ -105,31 +141,68 @@ async fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
     print!("{}", report::text(&args, &timelines, start.elapsed()));
+    if let Some(file) = &args.record {
+        record(file, &timelines).with_context(|| format!("--record {}", file.display()))?;
+    }
     Ok(Outcome::Done)
 }
 
-fn prompts(args: &LoadArgs) -> Vec<Vec<u32>> {
+fn plan(args: &LoadArgs) -> Vec<Planned> {
     let mut rng = SmallRng::seed_from_u64(args.seed);
-    let shared = args.shared_tokens.min(args.prompt_tokens);
-    let mut draw = |n: usize| (0..n).map(|_| rng.random_range(IDS)).collect::<Vec<u32>>();
-    let prefix = draw(shared);
-    (0..args.requests)
-        .map(|_| [prefix.clone(), draw(args.prompt_tokens - shared)].concat())
-        .collect()
+    let shared = args.shared_tokens.min(args.prompt_tokens.least);
+    let prefix: Vec<u32> = (0..shared).map(|_| rng.random_range(IDS)).collect();
+    let mut at = Duration::ZERO;
+    let mut planned = Vec::with_capacity(args.requests);
+    for _ in 0..args.requests {
+        let (prompt, output) = (
+            args.prompt_tokens.draw(&mut rng),
+            args.output_tokens.draw(&mut rng),
+        );
+        let own = (shared..prompt).map(|_| rng.random_range(IDS));
+        planned.push(Planned {
+            at,
+            prompt: prefix.iter().copied().chain(own).collect(),
+            output: output as u32,
+        });
+        if let Some(rate) = args.rate {
+            // Gaps of a Poisson process.
+            at += Duration::from_secs_f64(-rng.random::<f64>().max(f64::MIN_POSITIVE).ln() / rate);
+        }
+    }
+    planned
+}
+
+fn record(file: &Path, timelines: &[Timeline]) -> std::io::Result<()> {
+    let mut out = BufWriter::new(File::create(file)?);
+    for timeline in timelines {
+        writeln!(out, "{}", timeline.to_json())?;
+    }
+    out.flush()
 }
 
 async fn request(
     mut client: InferenceClient<Authorized>,
     args: &LoadArgs,
-    prompt: Vec<u32>,
+    planned: Planned,
+    first: Instant,
 ) -> Result<Timeline, GrpcError> {
-    let start = Instant::now();
+    let start = match args.rate {
+        Some(_) => first + planned.at,
+        None => Instant::now(),
+    };
+    let mut timeline = Timeline {
+        began: start - first,
+        prompt_tokens: planned.prompt.len(),
+        ..Timeline::default()
+    };
     let request = GenerateRequest {
         model: args.model.clone(),
-        prompt: Some(Prompt::Tokens(TokenIds { ids: prompt })),
+        prompt: Some(Prompt::Tokens(TokenIds {
+            ids: planned.prompt,
+        })),
         sampling: Some(SamplingParams {
             temperature: Some(0.0),
-            max_tokens: Some(args.output_tokens),
+            max_tokens: Some(planned.output),
             ignore_eos: true,
             ..SamplingParams::default()
         }),
@@ -137,7 +210,6 @@ async fn request(
     };
     let failed = |status| client::explain(&args.grpc, status);
     let mut stream = client.generate(request).await.map_err(failed)?.into_inner();
-    let mut timeline = Timeline::default();
     while let Some(response) = stream.message().await.map_err(failed)? {
         if !response.token_ids.is_empty() {
             timeline

@@ -6,6 +6,7 @@ mod profile;
 #[cfg(feature = "cuda")]
 mod rank;
 mod report;
+mod span;
 
 use clap::{Args, Subcommand};
 

@@ -7,15 +7,18 @@ use super::load::{LoadArgs, Timeline};
 /// The table that `millrace bench` prints.
 pub fn text(args: &LoadArgs, timelines: &[Timeline], wall: Duration) -> String {
     let tokens: usize = timelines.iter().map(Timeline::tokens).sum();
-    let prompt_tokens = args.prompt_tokens * timelines.len();
+    let prompt_tokens: usize = timelines.iter().map(|one| one.prompt_tokens).sum();
+    let pace = match args.rate {
+        Some(rate) => format!("{rate} a second"),
+        None => format!("{} at a time", args.concurrency),
+    };
     let mut out = format!(
-        "{} requests, {} at a time, {} prompt tokens ({} shared), {} output tokens: {:.2} s\n\
+        "{} requests, {pace}, {} prompt tokens ({} shared), {} output tokens: {:.2} s\n\
          output  {:.1} tokens/s\n\
          input   {:.1} tokens/s\n",
         timelines.len(),
-        args.concurrency,
         args.prompt_tokens,
-        args.shared_tokens.min(args.prompt_tokens),
+        args.shared_tokens.min(args.prompt_tokens.least),
         args.output_tokens,
         wall.as_secs_f64(),
         tokens as f64 / wall.as_secs_f64(),
@@ -65,6 +68,19 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 }
 
 impl Timeline {
+    /// What `--record` writes. `itl` is null for an answer of one message.
+    pub fn to_json(&self) -> serde_json::Value {
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        serde_json::json!({
+            "at": self.began.as_secs_f64(),
+            "prompt": self.prompt_tokens,
+            "output": self.tokens(),
+            "ttft": seconds(self.first()),
+            "itl": seconds(self.between()),
+            "whole": seconds(self.last()),
+        })
+    }
+
     fn tokens(&self) -> usize {
         self.arrivals.iter().map(|(_, tokens)| tokens).sum()
     }
@@ -104,12 +120,14 @@ mod tests {
         let ms = Duration::from_millis;
         let timeline = Timeline {
             arrivals: vec![(ms(10), 1), (ms(20), 2), (ms(30), 2)],
+            ..Timeline::default()
         };
         assert_eq!(timeline.first(), Some(ms(10)));
         assert_eq!(timeline.between(), Some(ms(5)));
         assert_eq!(
             Timeline {
-                arrivals: vec![(ms(10), 1)]
+                arrivals: vec![(ms(10), 1)],
+                ..Timeline::default()
             }
             .between(),
             None

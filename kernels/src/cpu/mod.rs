@@ -7,7 +7,7 @@
 mod arena;
 mod attention;
 mod buffer;
-pub(crate) mod choice;
+mod choice;
 mod draw;
 mod elementwise;
 mod embedding;

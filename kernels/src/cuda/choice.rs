@@ -1,11 +1,8 @@
 //! Choosing tokens from rows of logits: changes before it, the largest, draws, and log-probs.
 
-use cudarc::driver::result;
-
 use super::device::Shape;
 use super::profile::bytes_of;
 use super::{CudaBackend, Kind, Tensor, params};
-use crate::cpu::choice::log_probs;
 use crate::{Draw, Edits, LogProbs, Scored};
 
 /// A block a row, or a request about one.
@@ -48,23 +45,53 @@ impl CudaBackend {
         });
     }
 
-    /// By way of the host, with the processor's own form.
     pub(super) fn score_rows(&self, x: &Tensor, scored: &[Scored], out: &mut Vec<LogProbs>) {
         assert_eq!(x.kind(), Kind::F32);
-        let cols = x.cols();
-        let mut rows = vec![0.0f32; scored.len() * cols];
-        self.device.bind();
-        for (one, row) in scored.iter().zip(rows.chunks_exact_mut(cols)) {
-            assert!(one.row < x.rows());
-            let from = x.address() + (4 * one.row * x.stride()) as u64;
-            // SAFETY: a row of the tensor, and waited for before it is read here.
-            let copied = unsafe { result::memcpy_dtoh_async(row, from, self.device.stream()) };
-            self.device.expect(copied);
-        }
-        self.device.wait();
-        let scores = scored.iter().zip(rows.chunks_exact(cols));
         out.clear();
-        out.extend(scores.map(|(one, row)| log_probs(row, one.token, one.count)));
+        let Some(most) = scored.iter().map(|one| one.count.min(x.cols())).max() else {
+            return;
+        };
+        let spec = |one: &Scored| {
+            assert!(one.row < x.rows() && (one.token as usize) < x.cols());
+            params::ScoredSpec {
+                row: one.row as u32,
+                token: one.token,
+                count: one.count.min(x.cols()) as u32,
+            }
+        };
+        let specs: Vec<params::ScoredSpec> = scored.iter().map(spec).collect();
+        // Sum, largest and the token's own come first.
+        let stride = 2 + most;
+        let space = &mut *self.space();
+        let mut found = vec![[0u32; 2]; scored.len() * stride];
+        let memory = space.best.at_least(&self.device, size_of_val(&found[..]));
+        let params = params::LogProbs {
+            x: x.matrix(),
+            cols: x.cols() as u32,
+            scored: space.draws.upload(&self.device, &specs),
+            out: memory.address(),
+            out_stride: stride as u64,
+        };
+        self.moved("log-probs", 4 * scored.len() * x.cols(), || {
+            // SAFETY: see `ops`; there is a place for all that is wanted.
+            unsafe {
+                let kernel = &self.device.kernels.log_probs;
+                self.device.launch(kernel, blocks(scored.len()), &params)
+            }
+        });
+        memory.download(0, &mut found);
+        out.extend(found.chunks_exact(stride).zip(&specs).map(|(found, spec)| {
+            let [low, high] = found[0].map(u64::from);
+            let [largest, chosen] = found[1].map(f32::from_bits);
+            let top = found[2..][..spec.count as usize].iter();
+            let top = top.map(|&[token, bits]| (token, f32::from_bits(bits)));
+            LogProbs::new(
+                largest,
+                f64::from_bits(high << 32 | low),
+                chosen,
+                top.collect(),
+            )
+        }));
     }
 
     pub(super) fn largest(&self, x: &Tensor, out: &mut Vec<(u32, f32)>) {

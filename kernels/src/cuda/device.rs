@@ -128,6 +128,7 @@ kernels! {
     }
     sm90_f32_choice {
         edit: Edit,
+        log_probs: LogProbs,
     }
     sm90_f32_draw {
         draw: Draw,
@@ -200,6 +201,9 @@ impl Device {
             return Err(CudaError::NoDevice { ordinal, count });
         }
         let context = CudaContext::new(ordinal).to("open the device")?;
+        // SAFETY: what it tracks are cudarc's own slices, and there are none here. With it the first stream of a context
+        // waits for the whole device, which makes passes void that another thread of this process is recording.
+        unsafe { context.disable_event_tracking() };
         let (major, minor) = context
             .compute_capability()
             .to("tell what the device can do")?;

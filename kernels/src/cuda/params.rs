@@ -142,6 +142,24 @@ pub struct Edit {
     pub words: Address,
 }
 
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct ScoredSpec {
+    pub row: u32,
+    pub token: u32,
+    pub count: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct LogProbs {
+    pub x: Matrix,
+    pub cols: u32,
+    pub scored: Address,
+    pub out: Address,
+    pub out_stride: u64,
+}
+
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct ArgMax {

@@ -407,6 +407,9 @@ __device__ __forceinline__ void load(const CUtensorMap *map, const Bf16GemmArgs 
                 barrier_expect(bar, bytes);
                 load_tile(at, map, bar, kb * kBlockK, t.head, n0, policy);
             } else {
+                // Also by one that has no box of a tile: a thread that nobody waits for may come to a barrier a phase
+                // late, and then waits for ever.
+                barrier_arrive(bar);
 #pragma unroll 1
                 for (uint32_t i = part; i < boxes; i += F::PAIR) {
                     const uint32_t dst = at + l.w_bytes + i * box * 128, row = t.row + i * box;
@@ -440,7 +443,7 @@ __device__ __forceinline__ void product(const Bf16GemmLaunch &p) {
         prefetch_map(&p.w_map);
         if (F::MAPPED && a.store_tokens) prefetch_map(&p.y_map);
         for (uint32_t i = 0; i < l.stages; ++i) {
-            barrier_init(l.full(i), 1);
+            barrier_init(l.full(i), 2);
             barrier_init(l.empty(i), kWarps * F::PAIR);
         }
         barrier_init(l.sums_full(), 1);

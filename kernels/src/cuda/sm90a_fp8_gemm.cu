@@ -555,6 +555,9 @@ __device__ __forceinline__ void narrow_load(const CUtensorMap &x_map, const CUte
                 load_tile_hint(at, w, bar, kb * kBlockK, n0, policy);
             }
             if constexpr (WHAT & 2) {
+                // Also by one that has no box of a tile: a thread that nobody waits for may come to a barrier a phase
+                // late, and then waits for ever.
+                barrier_arrive(bar);
 #pragma unroll 1
                 for (uint32_t c = part; c < chunks; c += C::MC) {
                     const uint32_t dst = at + C::W_BYTES + c * kNarrowXBox * 128, row = t.row + c * kNarrowXBox;
@@ -592,7 +595,7 @@ __device__ __forceinline__ void narrow(const CUtensorMap &x_map, const CUtensorM
         prefetch_map(&s_map);
         if (!a.w_maps) prefetch_map(&w_map);
         for (uint32_t i = 0; i < C::STAGES; ++i) {
-            barrier_init(full + i * 8, 1);
+            barrier_init(full + i * 8, 2);
             barrier_init(empty + i * 8, C::WARPS * C::MC);
         }
         barrier_init(empty + C::STAGES * 8, 1);
@@ -867,6 +870,9 @@ __device__ __forceinline__ void wide_load(const CUtensorMap &x_map, const CUtens
                     load_tile(at + C::X_BYTES + i * kWBox * 128, w, bar, kb * kBlockK, n0 + i * kWBox);
             }
             if constexpr (WHAT & 2) {
+                // Also by one that has no box of a tile: a thread that nobody waits for may come to a barrier a phase
+                // late, and then waits for ever.
+                barrier_arrive(bar);
 #pragma unroll 1
                 for (uint32_t c = rank; c < chunks; c += C::MC) {
                     const uint32_t dst = at + c * kWideXBox * 128, row = t.row + c * kWideXBox;
@@ -906,7 +912,7 @@ __device__ __forceinline__ void wide(const CUtensorMap &x_map, const CUtensorMap
         prefetch_map(&s_map);
         if (!a.w_maps) prefetch_map(&w_map);
         for (uint32_t i = 0; i < C::STAGES; ++i) {
-            barrier_init(full + i * 8, 1);
+            barrier_init(full + i * 8, 2);
             barrier_init(empty + i * 8, C::WARPS * C::MC);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");

@@ -88,7 +88,7 @@ pub struct PoolAutoscalerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub cold_start_seconds: Option<i32>,
-    pub profile: Profile,
+    pub profile: ProfileSource,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -225,18 +225,60 @@ pub struct ScaleToZero {
     pub idle_seconds: i32,
 }
 
-/// How long one rank takes, measured on its device: what `millrace bench profile` prints. It is
-/// corrected by what is measured while it serves, within a factor of 4.
+/// How long one rank takes, measured on its device: what `millrace bench profile` prints, here or in a
+/// ConfigMap. It is corrected by what is measured while it serves, within a factor of 4.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.configMap) ? !has(self.prefill) && !has(self.decode) && !has(self.maxRunning) && !has(self.kvTokens) : has(self.prefill) && has(self.decode) && has(self.maxRunning) && has(self.kvTokens)").message("set either configMap, or all of prefill, decode, maxRunning and kvTokens"))]
+pub struct ProfileSource {
+    /// Where what was printed is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<ConfigMapKey>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefill: Option<PrefillProfile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode: Option<DecodeProfile>,
+    /// Most sequences a decode step, until workers say it themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_running: Option<u32>,
+    /// Tokens that the cache of a decode rank holds, until workers say it themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub kv_tokens: Option<u64>,
+}
+
+impl ProfileSource {
+    /// The one that is in the spec, if all of it is.
+    pub fn inline(&self) -> Option<Profile> {
+        Some(Profile {
+            prefill: self.prefill.clone()?,
+            decode: self.decode.clone()?,
+            max_running: self.max_running?,
+            kv_tokens: self.kv_tokens?,
+        })
+    }
+}
+
+/// A ConfigMap in the same namespace, read again every 15 s or so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConfigMapKey {
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Of `data`. Default: profile.yaml.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: Option<String>,
+}
+
+/// A whole [`ProfileSource`], wherever it was.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Profile {
     pub prefill: PrefillProfile,
     pub decode: DecodeProfile,
-    /// Most sequences a decode step, until workers say it themselves.
-    #[schemars(range(min = 1))]
     pub max_running: u32,
-    /// Tokens that the cache of a decode rank holds, until workers say it themselves.
-    #[schemars(range(min = 1))]
     pub kv_tokens: u64,
 }
 

@@ -276,6 +276,10 @@ pub struct Monitoring {
     /// A PodMonitor for routers and workers.
     #[serde(default)]
     pub pod_monitor: bool,
+    /// Has Prometheus keep native histograms beside the classic ones. For Prometheus 3.8 or newer under
+    /// Prometheus operator 0.88 or newer.
+    #[serde(default)]
+    pub native_histograms: bool,
     /// Labels on it, by which a Prometheus chooses it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -15,9 +15,9 @@ mod pool;
 mod status;
 
 pub use autoscaler::{
-    AutoscalerTarget, Budget, Day, DecodeProfile, Objectives, PoolAutoscaler, PoolAutoscalerSpec,
-    PrefillProfile, Profile, ReplicaBounds, ScaleToZero, ScalingBehavior, ScalingRules,
-    ScheduledReplicas,
+    AutoscalerTarget, Budget, ConfigMapKey, Day, DecodeProfile, Objectives, PoolAutoscaler,
+    PoolAutoscalerSpec, PrefillProfile, Profile, ProfileSource, ReplicaBounds, ScaleToZero,
+    ScalingBehavior, ScalingRules, ScheduledReplicas,
 };
 pub use autoscaler_status::{AutoscalerStatus, Measured, ScaledPool, SeenTraffic};
 pub use conditions::{Condition, set_condition};

@@ -1,7 +1,8 @@
 //! The controllers: look at what is there, decide, apply, say so in the status.
 //!
 //! Each object has a key in a queue. Watches and routers put it there; looking at it reads only what
-//! they told, so that it costs no request unless something has to change.
+//! they told (and a PoolAutoscaler's ConfigMap), so that it costs no request unless something has to
+//! change.
 
 mod apply;
 mod autoscaler;

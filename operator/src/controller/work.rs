@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use millrace_telemetry::traces::{Parent, Span};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
@@ -14,6 +15,7 @@ use super::queue::Queue;
 use super::{Context, Next, autoscaler, deployment, pool};
 use crate::cache::Key;
 use crate::error::Error;
+use crate::requests;
 
 /// So many objects of a kind are looked at at the same time.
 const AT_ONCE: usize = 8;
@@ -86,18 +88,30 @@ pub async fn work(context: Arc<Context>, queue: Queue, controller: &'static Cont
             }
         };
         let (context, queue) = (context.clone(), queue.clone());
-        let span = tracing::info_span!("reconcile", controller = controller.name, object = %key);
+        let trace = Span::server(
+            format_args!("reconcile {}", controller.name),
+            &Parent::default(),
+        );
+        trace.set_text("k8s.namespace.name", &key.namespace);
+        trace.set_text("millrace.object", &key.name);
+        let span = tracing::info_span!(
+            "reconcile",
+            controller = controller.name,
+            object = %key,
+            trace_id = trace.trace_id()
+        );
         let look = async move {
-            look(&context, &queue, controller, key).await;
+            look(&context, &queue, controller, key, &trace).await;
             drop(place);
         };
         looks.spawn(look.instrument(span));
     }
 }
 
-async fn look(context: &Context, queue: &Queue, controller: &Controller, key: Key) {
+async fn look(context: &Context, queue: &Queue, controller: &Controller, key: Key, trace: &Span) {
     let began = Instant::now();
-    let found = match timeout(LONGEST, (controller.look)(context, &key)).await {
+    let looking = requests::part_of(trace.clone(), (controller.look)(context, &key));
+    let found = match timeout(LONGEST, looking).await {
         Ok(found) => found,
         Err(_) => Err(Error::TimedOut {
             what: format!("a look at {key}"),
@@ -106,7 +120,10 @@ async fn look(context: &Context, queue: &Queue, controller: &Controller, key: Ke
     };
     let result = found.as_ref().map_or_else(Error::label, |_| "ok");
     let metrics = &context.metrics;
-    metrics.reconciled(controller.name, result, began.elapsed());
+    metrics.reconciled(trace, controller.name, result, began.elapsed());
+    if let Err(error) = &found {
+        trace.failed(error.label(), error);
+    }
     match found {
         Ok(again) => {
             let latest = at_latest(&key);

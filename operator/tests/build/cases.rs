@@ -92,7 +92,7 @@ router:
   balanceIntervalSeconds: 5
   resources: {requests: {cpu: 500m}}
 decode: {}
-monitoring: {podMonitor: true, labels: {release: prometheus}}
+monitoring: {podMonitor: true, nativeHistograms: true, labels: {release: prometheus}}
 ";
 
 const OVERRIDES: &str = "

@@ -243,6 +243,9 @@ fn metrics_are_found() {
         assert_eq!(rule["sourceLabels"], json!([source]));
         assert_eq!(rule["regex"], "router");
     }
+    // Both, or dashboards would have nothing to show.
+    assert_eq!(monitor["scrapeNativeHistograms"], true);
+    assert_eq!(monitor["scrapeClassicHistograms"], true);
     let child = all
         .iter()
         .find(|child| child.kind().kind == "PodMonitor")

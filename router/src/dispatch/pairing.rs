@@ -25,8 +25,11 @@
 //! Equal costs go to the decode worker that was given fewest sequences, then to the one that attached
 //! first; likewise for prefill. Loads include what this router sent and the worker has not yet
 //! reported, so a burst spreads.
+//!
+//! The pair is the cheapest of all, and yet few workers are looked at ([`cheapest`]).
 
 mod blocks;
+mod cheapest;
 mod reason;
 
 use millrace_model::blocks::BLOCK_TOKENS;
@@ -34,13 +37,12 @@ use millrace_model::blocks::BLOCK_TOKENS;
 pub use blocks::Blocks;
 pub use reason::Reasons;
 
-use crate::fleet::{Demand, Fleet, Match, Role, Worker, WorkerKey};
+use crate::fleet::{Demand, Fleet, Pool, Rank, Role, WorkerKey};
 use Standing::{Lacking, Whole};
+use cheapest::{Best, cheapest};
 
 /// Moving a token's latent pages against computing them.
 const MOVE_DISCOUNT: u64 = 16;
-const SEQUENCE_COST: u64 = 16;
-const OVER_COST: u64 = 1024;
 const MISSING_PAGE_COST: u64 = BLOCK_TOKENS as u64;
 /// Pages are counted for this much output; most sequences end well before `max_tokens`.
 const EXPECTED_OUTPUT: u32 = 256;
@@ -90,92 +92,72 @@ enum Standing {
 }
 
 impl Standing {
-    fn of(decode: &Worker, has_prefill: bool) -> Standing {
-        match has_prefill || decode.description.aggregated {
+    fn of(aggregated: bool, has_prefill: bool) -> Standing {
+        match has_prefill || aggregated {
             true => Whole,
             false => Lacking,
         }
     }
 }
 
+/// What a worker does for a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Prefill,
+    /// Another prefills.
+    Decode,
+    /// It prefills by itself and decodes.
+    Whole,
+}
+
+impl Part {
+    /// The cost of `uncached` tokens and what they add to the worker's load.
+    fn of(self, ask: &Ask, uncached: u64) -> (u64, Demand) {
+        let (cost, tokens) = match self {
+            Part::Prefill | Part::Whole => (uncached, uncached),
+            Part::Decode => (uncached / MOVE_DISCOUNT, 0),
+        };
+        let output = match self {
+            Part::Prefill => 0,
+            Part::Decode | Part::Whole => u64::from(ask.max_output.min(EXPECTED_OUTPUT)),
+        };
+        let pages = (uncached + output).div_ceil(BLOCK_TOKENS as u64);
+        (cost, Demand { tokens, pages })
+    }
+}
+
 /// Chooses a pair. `None` if no decode worker is available.
 pub fn choose(fleet: &Fleet, ask: &Ask) -> Option<Pair> {
-    let matches = ask.blocks.matches(fleet);
-    let overlap = |worker| {
-        let found = matches.binary_search_by_key(&worker, |m: &Match| m.worker);
-        let blocks = found.map_or(0, |at| matches[at].blocks);
-        ((blocks * BLOCK_TOKENS) as u32).min(ask.tokens.saturating_sub(1))
-    };
-    let prefill = cheapest_prefill(fleet, ask, overlap);
+    let prefills: Vec<(&Pool, Best)> = fleet
+        .pools(Role::Prefill)
+        .filter_map(|pool| Some((pool, cheapest(fleet, ask, pool, Part::Prefill)?)))
+        .collect();
     let model = ask.model.filter(|model| may_go_on(fleet, model));
-    let rank = |(key, worker): (WorkerKey, &Worker)| {
-        let revision = &worker.description.revision;
-        let prefill = prefill.iter().find(|best| best.revision == revision);
-        let overlap = overlap(key);
-        let (cost, demand) = decode_cost(worker, ask, overlap, prefill.is_some());
-        let rank = (
-            Standing::of(worker, prefill.is_some()),
-            cost.saturating_add(prefill.map_or(0, |best| best.rank.0)),
-            worker.assigned,
-            key,
-        );
-        let decode = Chosen {
-            worker: key,
-            overlap,
-            demand,
+    let pair = |pool: &Pool| -> Option<((Standing, Rank), Pair)> {
+        let prefill = prefills
+            .iter()
+            .filter(|(of, _)| of.revision == pool.revision)
+            .map(|(_, best)| best)
+            .min_by_key(|best| best.rank);
+        let part = match prefill {
+            Some(_) => Part::Decode,
+            None => Part::Whole,
         };
-        let prefill = prefill.map(|best| best.chosen);
-        (rank, Pair { decode, prefill })
+        let decode = cheapest(fleet, ask, pool, part)?;
+        let standing = Standing::of(pool.aggregated, prefill.is_some());
+        let rank = decode.rank.plus(prefill.map_or(0, |best| best.rank.cost));
+        let pair = Pair {
+            decode: decode.chosen,
+            prefill: prefill.map(|best| best.chosen),
+        };
+        Some(((standing, rank), pair))
     };
     fleet
-        .available(Role::Decode)
-        .filter(|(key, _)| !ask.not_decode.contains(key))
-        .filter(|(_, worker)| model.is_none_or(|model| worker.model_revision() == model))
-        .map(rank)
+        .pools(Role::Decode)
+        .filter(|pool| model.is_none_or(|model| pool.model_revision == model))
+        .filter_map(pair)
         .min_by_key(|(rank, _)| *rank)
         .map(|(_, pair)| pair)
-}
-
-/// A revision's cheapest prefill worker.
-struct Prefill<'a> {
-    revision: &'a str,
-    /// Its cost first.
-    rank: (u64, u64, WorkerKey),
-    chosen: Chosen,
-}
-
-/// One for each revision that has any, and seldom is there more than one revision.
-fn cheapest_prefill<'a>(
-    fleet: &'a Fleet,
-    ask: &Ask,
-    overlap: impl Fn(WorkerKey) -> u32,
-) -> Vec<Prefill<'a>> {
-    let mut cheapest: Vec<Prefill> = Vec::new();
-    for (key, worker) in fleet.available(Role::Prefill) {
-        if ask.not_prefill.contains(&key) {
-            continue;
-        }
-        let overlap = overlap(key);
-        let (cost, demand) = prefill_cost(worker, ask, overlap);
-        let this = Prefill {
-            revision: &worker.description.revision,
-            rank: (cost, worker.assigned, key),
-            chosen: Chosen {
-                worker: key,
-                overlap,
-                demand,
-            },
-        };
-        match cheapest
-            .iter_mut()
-            .find(|best| best.revision == this.revision)
-        {
-            Some(best) if this.rank < best.rank => *best = this,
-            Some(_) => {}
-            None => cheapest.push(this),
-        }
-    }
-    cheapest
 }
 
 /// A sequence of this model need not change to another: some worker has it, or will have it again.
@@ -183,51 +165,6 @@ fn may_go_on(fleet: &Fleet, model: &str) -> bool {
     fleet
         .workers(Role::Decode)
         .any(|(_, worker)| !worker.draining && worker.model_revision() == model)
-}
-
-fn prefill_cost(worker: &Worker, ask: &Ask, overlap: u32) -> (u64, Demand) {
-    let load = worker.load();
-    let uncached = u64::from(ask.tokens - overlap);
-    let pages = uncached.div_ceil(BLOCK_TOKENS as u64);
-    let cost = load
-        .waiting_tokens
-        .saturating_add(uncached + missing(pages, load.free_pages));
-    (
-        cost,
-        Demand {
-            tokens: uncached,
-            pages,
-        },
-    )
-}
-
-fn decode_cost(worker: &Worker, ask: &Ask, overlap: u32, remote: bool) -> (u64, Demand) {
-    let load = worker.load();
-    let uncached = u64::from(ask.tokens - overlap);
-    let computed = if remote { 0 } else { uncached };
-    let arrival = if remote {
-        uncached / MOVE_DISCOUNT
-    } else {
-        uncached
-    };
-    let output = u64::from(ask.max_output.min(EXPECTED_OUTPUT));
-    let pages = (uncached + output).div_ceil(BLOCK_TOKENS as u64);
-    let sequences = u64::from(load.running) + u64::from(load.waiting);
-    let over = (sequences + 1).saturating_sub(u64::from(worker.description.max_running));
-    let own = arrival + missing(pages, load.free_pages);
-    let batch = SEQUENCE_COST * sequences + OVER_COST * over;
-    let cost = load.waiting_tokens.saturating_add(own + batch);
-    (
-        cost,
-        Demand {
-            tokens: computed,
-            pages,
-        },
-    )
-}
-
-fn missing(pages: u64, free: u64) -> u64 {
-    MISSING_PAGE_COST * pages.saturating_sub(free)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod compatibility;
 mod entry;
+mod pool;
 mod prefix;
 mod rank;
 mod refused;
@@ -20,11 +21,13 @@ use millrace_model::blocks::BlockHash;
 
 pub use compatibility::{Compatibility, Mismatch};
 pub use entry::{Refusal, Served};
-pub use prefix::Match;
+pub use pool::{Pool, Rank};
+pub use prefix::Owners;
 pub use rank::GroupRank;
 pub use refused::{Refused, RefusedWorker};
 pub use worker::{Demand, Description, Load, Role, SETTLE, Ticket, Unavailable, Worker, WorkerKey};
 
+use pool::Pools;
 use prefix::PrefixIndex;
 use worker::Sync;
 
@@ -59,6 +62,8 @@ pub struct Fleet {
     served: Served,
     /// Ordered, so that walking it (and thus every choice) is deterministic.
     workers: BTreeMap<WorkerKey, Worker>,
+    /// Those of them that take requests.
+    pools: Pools,
     index: PrefixIndex,
     next_key: u64,
     next_ticket: u64,
@@ -70,6 +75,7 @@ impl Fleet {
         Fleet {
             served,
             workers: BTreeMap::new(),
+            pools: Pools::default(),
             index: PrefixIndex::new(max_indexed_blocks),
             next_key: 0,
             next_ticket: 0,
@@ -111,6 +117,7 @@ impl Fleet {
         };
         worker.sync = Sync::Following { next: 1 };
         worker.report(load, now);
+        self.pools.place(key, worker);
         self.index.clear(key);
         for block in blocks {
             self.index.insert(key, block);
@@ -139,6 +146,7 @@ impl Fleet {
         }
         worker.sync = Sync::Following { next: expected + 1 };
         worker.report(delta.load, now);
+        self.pools.place(key, worker);
         if delta.cleared {
             self.index.clear(key);
         }
@@ -155,19 +163,25 @@ impl Fleet {
     pub fn drain(&mut self, key: WorkerKey) {
         if let Some(worker) = self.workers.get_mut(&key) {
             worker.draining = true;
+            self.pools.place(key, worker);
         }
     }
 
     /// The group of this rank goes on without it, or takes it in. Whether that is news.
     pub fn leave_out(&mut self, key: WorkerKey, left_out: bool) -> bool {
-        let worker = self.workers.get_mut(&key);
-        worker.is_some_and(|w| std::mem::replace(&mut w.left_out, left_out) != left_out)
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return false;
+        };
+        let before = std::mem::replace(&mut worker.left_out, left_out);
+        self.pools.place(key, worker);
+        before != left_out
     }
 
     /// Forgets a worker. `None` if it was replaced or detached before.
     pub fn detach(&mut self, key: WorkerKey) -> Option<Description> {
-        let worker = self.workers.remove(&key)?;
+        let mut worker = self.workers.remove(&key)?;
         self.index.remove_worker(key);
+        self.pools.remove(&mut worker);
         Some(worker.description)
     }
 
@@ -189,14 +203,24 @@ impl Fleet {
         self.workers(role).filter(|(_, w)| w.is_available())
     }
 
-    /// The model revision of every attached worker: as a rule the same of all.
-    pub fn model_revisions(&self) -> impl Iterator<Item = &str> {
-        self.workers.values().map(Worker::model_revision)
+    /// The same workers, by who is asked first.
+    pub fn pools(&self, role: Role) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().filter(move |pool| pool.role == role)
     }
 
-    /// How many leading blocks each worker caches, for those that cache any. Sorted by worker.
-    pub fn matches(&self, hashes: &[BlockHash]) -> Vec<Match> {
-        self.index.matches(hashes)
+    /// The model revision of every pool: as a rule the same of all.
+    pub fn model_revisions(&self) -> impl Iterator<Item = &str> {
+        self.pools.iter().map(|pool| pool.model_revision.as_str())
+    }
+
+    /// How many of these leading blocks a worker caches.
+    pub fn cached(&self, key: WorkerKey, hashes: &[BlockHash]) -> usize {
+        self.index.cached(key, hashes)
+    }
+
+    /// The few workers that may cache more of a prompt than others do.
+    pub fn owners(&self, hashes: &[BlockHash]) -> Owners<'_> {
+        self.index.owners(hashes)
     }
 
     /// Counts a request into a worker's load until the worker reports it or it ends.
@@ -205,6 +229,7 @@ impl Fleet {
         self.next_ticket += 1;
         if let Some(worker) = self.workers.get_mut(&key) {
             worker.assign(ticket, demand, now);
+            self.pools.place(key, worker);
         }
         ticket
     }
@@ -213,6 +238,7 @@ impl Fleet {
     pub fn release(&mut self, key: WorkerKey, ticket: Ticket) {
         if let Some(worker) = self.workers.get_mut(&key) {
             worker.release(ticket);
+            self.pools.place(key, worker);
         }
     }
 

@@ -37,11 +37,16 @@ enum Holders {
     Many(Vec<WorkerKey>),
 }
 
-/// How many leading blocks of a prompt a worker holds; at least one.
+/// Blocks that more workers hold than this are common: beginnings of many prompts.
+const FEW: usize = 16;
+
+/// The workers that may hold more of a prompt than its common beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Match {
-    pub worker: WorkerKey,
-    pub blocks: usize,
+pub struct Owners<'a> {
+    /// Sorted.
+    pub workers: &'a [WorkerKey],
+    /// Nobody else holds more leading blocks than these.
+    pub common: usize,
 }
 
 impl PrefixIndex {
@@ -112,34 +117,30 @@ impl PrefixIndex {
         }
     }
 
-    /// Every worker that holds the first of `hashes`, with the number of blocks it holds without
-    /// a gap. Sorted by worker.
-    pub fn matches(&self, hashes: &[BlockHash]) -> Vec<Match> {
-        let mut found = Vec::new();
-        let Some(first) = hashes.first().and_then(|hash| self.holders.get(hash)) else {
-            return found;
+    /// How many of the leading `hashes` a worker holds, up to the first that it does not.
+    pub fn cached(&self, worker: WorkerKey, hashes: &[BlockHash]) -> usize {
+        let Some(holding) = self.workers.get(&worker) else {
+            return 0;
         };
-        found.extend(
-            first
-                .as_slice()
-                .iter()
-                .map(|&worker| Match { worker, blocks: 1 }),
-        );
-        let mut racing: Vec<usize> = (0..found.len()).collect();
-        for hash in &hashes[1..] {
-            let Some(holders) = self.holders.get(hash) else {
-                break;
-            };
-            racing.retain(|&i| {
-                let held = holders.contains(found[i].worker);
-                found[i].blocks += usize::from(held);
-                held
-            });
-            if racing.is_empty() {
-                break;
-            }
+        let held = hashes
+            .iter()
+            .take_while(|hash| holding.blocks.contains(hash));
+        held.count()
+    }
+
+    /// Who has come furthest: the holders of a prompt's first block that is not common. The longer a
+    /// prefix, the fewer hold it, so that block is searched for by halves. Where holders have gaps
+    /// another block may be found, and what is said of it holds all the same.
+    pub fn owners(&self, hashes: &[BlockHash]) -> Owners<'_> {
+        let common = hashes.partition_point(|hash| self.holders(hash).len() > FEW);
+        Owners {
+            workers: hashes.get(common).map_or(&[], |hash| self.holders(hash)),
+            common,
         }
-        found
+    }
+
+    fn holders(&self, block: &BlockHash) -> &[WorkerKey] {
+        self.holders.get(block).map_or(&[], Holders::as_slice)
     }
 
     /// Entries (block, worker) held now.
@@ -164,10 +165,6 @@ impl Holders {
             Holders::One(worker) => std::slice::from_ref(worker),
             Holders::Many(workers) => workers,
         }
-    }
-
-    fn contains(&self, worker: WorkerKey) -> bool {
-        self.as_slice().binary_search(&worker).is_ok()
     }
 
     fn add(&mut self, worker: WorkerKey) {
@@ -243,26 +240,32 @@ mod tests {
             index.insert(b, hash(n));
         }
         let prompt = [hash(1), hash(2), hash(3), hash(4)];
-        let expected = vec![
-            Match {
-                worker: a,
-                blocks: 3,
-            },
-            Match {
-                worker: b,
-                blocks: 1,
-            },
-        ];
-        assert_eq!(index.matches(&prompt), expected);
+        let cached = |index: &PrefixIndex| [a, b].map(|worker| index.cached(worker, &prompt));
+        assert_eq!(cached(&index), [3, 1]);
+        assert_eq!(index.owners(&prompt).workers, [a, b]);
         index.remove_worker(a);
-        assert_eq!(
-            index.matches(&prompt),
-            [Match {
-                worker: b,
-                blocks: 1
-            }]
-        );
-        assert_eq!(index.matches(&[]), []);
+        assert_eq!(cached(&index), [0, 1]);
+        assert_eq!(index.owners(&prompt).workers, [b]);
+        assert_eq!(index.owners(&[]).workers, []);
+    }
+
+    #[test]
+    fn of_a_common_beginning_only_those_own_something_who_hold_more() {
+        let mut index = PrefixIndex::new(1000);
+        let prompt: Vec<BlockHash> = (1..=10).map(hash).collect();
+        for n in 0..2 * FEW as u64 {
+            index.add_worker(WorkerKey(n), 10);
+            for &block in &prompt[..4] {
+                index.insert(WorkerKey(n), block);
+            }
+        }
+        for &block in &prompt[..7] {
+            index.insert(WorkerKey(5), block);
+        }
+        let owners = index.owners(&prompt);
+        assert_eq!((owners.workers, owners.common), (&[WorkerKey(5)][..], 4));
+        let owners = index.owners(&prompt[..4]);
+        assert_eq!((owners.workers, owners.common), (&[][..], 4));
     }
 
     #[test]
@@ -334,14 +337,12 @@ mod tests {
                 }
             }
             let hashes: Vec<BlockHash> = prompt.iter().map(|&b| hash(b)).collect();
-            let expected: Vec<Match> = (0..4)
-                .map(|w| Match {
-                    worker: WorkerKey(w),
-                    blocks: prompt.iter().take_while(|&b| plain[w as usize].contains(b)).count(),
-                })
-                .filter(|m| m.blocks > 0)
-                .collect();
-            prop_assert_eq!(index.matches(&hashes), expected);
+            let owners = index.owners(&hashes);
+            for (w, plain) in (0..).zip(&plain) {
+                let held = prompt.iter().take_while(|&b| plain.contains(b)).count();
+                prop_assert_eq!(index.cached(WorkerKey(w), &hashes), held);
+                prop_assert!(held <= owners.common || owners.workers.contains(&WorkerKey(w)));
+            }
             prop_assert_eq!(index.entries(), plain.iter().map(HashSet::len).sum::<usize>());
             for w in 0..4 {
                 index.remove_worker(WorkerKey(w));

@@ -86,7 +86,8 @@ fn a_worker_that_attaches_again_replaces_its_earlier_life() {
         .expect("it was alone, so the pool has no layout");
     assert_ne!(old, new);
     assert_eq!(fleet.workers(Role::Decode).count(), 1);
-    assert!(fleet.matches(&[block(1)]).is_empty());
+    assert_eq!(fleet.cached(new, &[block(1)]), 0);
+    assert!(fleet.owners(&[block(1)]).workers.is_empty());
     // The old stream ends late: that must not take the new life away.
     assert!(fleet.detach(old).is_none());
     assert!(fleet.detach(new).is_some());
@@ -116,19 +117,19 @@ fn a_gap_is_reported_once_and_a_snapshot_heals_it() {
         "already reported"
     );
     assert!(
-        fleet.matches(&[block(4)]).is_empty(),
+        fleet.cached(key, &[block(4)]) == 0,
         "nothing is applied after a gap"
     );
     assert_eq!(
-        fleet.matches(&[block(2)]).len(),
+        fleet.cached(key, &[block(2)]),
         1,
         "what was known stays as a hint"
     );
     assert!(fleet.get(key).unwrap().is_available());
     fleet.snapshot(key, Load::default(), vec![block(5)], now);
-    assert!(fleet.matches(&[block(2)]).is_empty());
+    assert_eq!(fleet.cached(key, &[block(2)]), 0);
     assert_eq!(fleet.delta(key, delta(1, 6), now), Ok(()));
-    assert_eq!(fleet.matches(&[block(6)]).len(), 1);
+    assert_eq!(fleet.cached(key, &[block(6)]), 1);
 }
 
 #[test]
@@ -226,7 +227,7 @@ proptest! {
             }
             if !lost {
                 for n in 0..20 {
-                    prop_assert_eq!(!fleet.matches(&[block(n)]).is_empty(), held.contains(&n));
+                    prop_assert_eq!(fleet.cached(key, &[block(n)]) == 1, held.contains(&n));
                 }
             }
         }

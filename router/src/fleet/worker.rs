@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::compatibility::Compatibility;
+use super::pool::Rank;
 use super::rank::GroupRank;
 
 /// Names one attachment. Never used again: a worker that comes back gets a new key, so whatever
@@ -98,6 +99,11 @@ pub struct Ticket(pub u64);
 /// there, the worker's current step, and the way back.
 pub const SETTLE: Duration = Duration::from_millis(50);
 
+/// What a sequence of a batch costs another, in prompt tokens: it makes each of its steps longer.
+const SEQUENCE_COST: u64 = 16;
+/// What it costs to wait for one that must end first.
+const OVER_COST: u64 = 1024;
+
 /// One attached worker.
 #[derive(Debug)]
 pub struct Worker {
@@ -111,6 +117,8 @@ pub struct Worker {
     /// Requests ever sent there by this router: the tie-break that spreads equal choices.
     pub assigned: u64,
     pub(super) sync: Sync,
+    /// Where it stands in its pool. `None`: it takes no requests.
+    pub(super) rank: Option<Rank>,
 }
 
 #[derive(Debug)]
@@ -156,6 +164,7 @@ impl Worker {
             sync: Sync::AwaitingSnapshot {
                 had_snapshot: false,
             },
+            rank: None,
         }
     }
 
@@ -224,5 +233,25 @@ impl Worker {
             load.free_pages = load.free_pages.saturating_sub(demand.pages);
         }
         load
+    }
+
+    /// What a sequence has to wait for or to bear here, whichever it is: in tokens, the time that a
+    /// prefill worker needs for one. `crate::dispatch::pairing` says what it is made of.
+    pub fn backlog(&self) -> u64 {
+        let load = self.load();
+        let batch = match self.description.role {
+            Role::Prefill => 0,
+            Role::Decode => {
+                let sequences = u64::from(load.running) + u64::from(load.waiting);
+                let most = u64::from(self.description.max_running);
+                SEQUENCE_COST * sequences + OVER_COST * (sequences + 1).saturating_sub(most)
+            }
+        };
+        load.waiting_tokens.saturating_add(batch)
+    }
+
+    /// Where it stands in its pool, by its [`backlog`](Self::backlog). `None`: it takes no requests.
+    pub fn rank(&self) -> Option<Rank> {
+        self.rank
     }
 }

@@ -37,7 +37,7 @@ impl RequestMeter {
     /// Its turn came, after waiting since `asked`.
     pub fn begun(&self, prompt_tokens: usize, asked: Instant) {
         let now = Instant::now();
-        self.metrics.begun(prompt_tokens, now - asked);
+        self.metrics.begun(&self.span, prompt_tokens, now - asked);
         self.span.past("queue", asked, now);
         self.span
             .set("gen_ai.usage.input_tokens", prompt_tokens as i64);
@@ -45,7 +45,7 @@ impl RequestMeter {
 
     pub fn first_token(&self) {
         let since_arrival = self.arrived.elapsed();
-        self.metrics.first_token(since_arrival);
+        self.metrics.first_token(&self.span, since_arrival);
         self.span.set(
             "gen_ai.latency.time_to_first_token",
             since_arrival.as_secs_f64(),
@@ -54,7 +54,7 @@ impl RequestMeter {
 
     /// `generated` tokens in all; why each choice ended.
     pub fn finished(&self, generated: usize, reasons: &[FinishReason]) {
-        self.metrics.finished(self.arrived.elapsed());
+        self.metrics.finished(&self.span, self.arrived.elapsed());
         self.span
             .set("gen_ai.usage.output_tokens", generated as i64);
         let reasons = reasons.iter().map(|reason| reason.as_str().into());
@@ -99,8 +99,9 @@ impl SequenceMeter {
             self.metrics.updated();
         }
         if let Some(first) = &update.first {
+            let prefill = first.timing.map(|t| t.prefill);
             self.metrics
-                .prompt_done(first.cached_tokens, first.timing.map(|t| t.prefill));
+                .prompt_done(&self.span, first.cached_tokens, prefill);
         }
     }
 
@@ -113,13 +114,14 @@ impl SequenceMeter {
             self.first.get_or_insert(now);
             self.tokens += count as u32;
             self.metrics
-                .tokens(count, before.map(|before| now - before));
+                .tokens(&self.span, count, before.map(|before| now - before));
         }
         if let Some(finish) = &event.finish {
             let decoding = self.first.map(|first| now - first);
             self.ended = true;
+            let outcome = Outcome::Finished(finish.reason);
             self.metrics
-                .sequence_ended(Outcome::Finished(finish.reason), self.tokens, decoding);
+                .sequence_ended(&self.span, outcome, self.tokens, decoding);
         }
     }
 
@@ -133,7 +135,7 @@ impl Drop for SequenceMeter {
     fn drop(&mut self) {
         if !self.ended {
             self.metrics
-                .sequence_ended(Outcome::Aborted, self.tokens, None);
+                .sequence_ended(&self.span, Outcome::Aborted, self.tokens, None);
             self.span.failed("aborted", &"the client went away");
         }
     }

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use millrace_telemetry::{Registry, buckets};
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-};
+use millrace_telemetry::{Histogram, Registry, buckets};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 pub struct Maker<'a> {
     pub registry: &'a Registry,
@@ -63,11 +61,7 @@ impl Maker<'_> {
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Made<Histogram> {
-        let opts = HistogramOpts {
-            common_opts: self.opts(name, help),
-            buckets: buckets.to_vec(),
-        };
-        self.register(Histogram::with_opts(opts)?)
+        self.registry.histogram(self.opts(name, help), buckets)
     }
 
     /// 10 us to 5 s.

@@ -8,7 +8,7 @@ use crate::random::Random;
 const GRID: f64 = 0.25;
 
 /// Requests a second, or a second and GPU: whoever reads it says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// Seconds and the rate then; in between it goes in straight lines. Two entries of one time are a step.

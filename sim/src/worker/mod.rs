@@ -250,13 +250,21 @@ impl Drop for Worker {
 
 /// Tokens are zeros: nothing looks at them, their blocks have names.
 fn sequence(submission: Submission) -> Sequence {
+    let known = submission.prompt + submission.output;
+    let most = match submission.kind {
+        Kind::Prefill { .. } => known + 1,
+        Kind::Decode | Kind::Whole => submission.prompt + submission.max_tokens,
+    };
+    // Room for all of them: a thousand workers' sequences are in no cache, and to move one is dear.
+    let mut tokens = Vec::with_capacity(most);
+    tokens.resize(known, 0);
     let sampling = SamplingParams {
         max_tokens: submission.max_tokens,
         ..SamplingParams::default()
     };
     let request = Request {
         id: submission.id,
-        tokens: vec![0; submission.prompt + submission.output],
+        tokens,
         prompt_tokens: submission.prompt,
         sampling,
         cache_salt: String::new(),

@@ -150,17 +150,17 @@ impl Worker {
     /// How many steps will be alike, if nothing arrives: those until the first sequence ends.
     fn run_length(&self) -> u64 {
         let running = &self.scheduler.running;
-        if running.is_empty()
-            || (self.scheduler.waiting() > 0 && !self.blocked)
-            || !running.iter().all(Sequence::is_decoding)
-        {
+        if running.is_empty() || (self.scheduler.waiting() > 0 && !self.blocked) {
             return 1;
         }
-        let left = |s: &Sequence| s.sampling.max_tokens - s.output_tokens();
-        let Some(shortest) = running.iter().map(left).min() else {
-            return 1;
-        };
-        let context = running.iter().map(|s| s.computed as u64 + 1).sum();
+        let (mut shortest, mut context) = (usize::MAX, 0);
+        for sequence in running {
+            if !sequence.is_decoding() {
+                return 1;
+            }
+            shortest = shortest.min(sequence.sampling.max_tokens - sequence.output_tokens());
+            context += sequence.computed as u64 + 1;
+        }
         let work = Work {
             decoding: running.len() as u64,
             context,

@@ -122,6 +122,13 @@ impl Span {
         }
     }
 
+    /// The trace that a collector is told of, if it is.
+    pub(crate) fn recorded(&self) -> Option<TraceId> {
+        let span = self.0.as_ref()?.span();
+        let context = span.span_context();
+        (context.is_sampled() && context.is_valid()).then(|| context.trace_id())
+    }
+
     /// As hex digits, for lines of logs.
     pub fn trace_id(&self) -> Option<String> {
         let id = self.0.as_ref()?.span().span_context().trace_id();

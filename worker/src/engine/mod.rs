@@ -12,6 +12,7 @@ mod monitor;
 pub(crate) mod runner;
 mod thread;
 mod wakeup;
+mod watchdog;
 
 pub use handle::{ActiveRequest, EngineHandle, RequestEvent, SubmitError};
 pub use monitor::{EngineMonitor, EngineState};

@@ -2,19 +2,23 @@
 
 use std::{
     collections::HashMap,
-    sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    },
     time::{Duration, Instant},
 };
 
-use prometheus::Histogram;
 use tokio::sync::{mpsc::UnboundedSender, watch};
 
 use millrace_engine::{Engine, Event, LeasedPages, RequestId};
 use millrace_kernels::Backend;
+use millrace_telemetry::Histogram;
 
 use super::{
     handle::{Command, RequestEvent, SubmitError},
     monitor::EngineState,
+    watchdog::StepClock,
 };
 
 /// How long a blocked engine waits before it looks for free pages again: pages that a transfer
@@ -49,6 +53,7 @@ pub struct Runner<B: Backend, R, F> {
     pub reserved: F,
     pub state: watch::Sender<EngineState>,
     pub metrics: StepMetrics,
+    pub(super) clock: Arc<StepClock>,
     /// A rank that is no member of its group's epoch: takes no requests.
     pub outside: bool,
 }
@@ -122,10 +127,12 @@ impl<B: Backend, R, F: FnMut(LeasedPages, usize) -> R> Runner<B, R, F> {
     ) -> T {
         let before = self.engine.counters();
         let started = Instant::now();
+        self.clock.begin();
         let (requests, reserved) = (&mut self.requests, &mut self.reserved);
         let result = step(&mut self.engine, &mut |event| {
             deliver(requests, reserved, event);
         });
+        self.clock.end();
         let after = self.engine.counters();
         if after.steps != before.steps {
             self.metrics

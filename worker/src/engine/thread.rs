@@ -3,8 +3,9 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ use super::{
     monitor::EngineMonitor,
     runner::{Runner, StepMetrics, state_of},
     wakeup::Waker,
+    watchdog::{self, StepClock},
 };
 use crate::group::{Driver, Rank};
 
@@ -62,16 +64,18 @@ pub fn start<B: Backend, R: Send + 'static>(
     metrics: StepMetrics,
     reserved: impl FnMut(LeasedPages, usize) -> R + Send + 'static,
 ) -> std::io::Result<(EngineHandle<R>, EngineMonitor, EngineThread)> {
-    start_in(Mailbox::default(), engine, metrics, reserved, None)
+    start_in(Mailbox::default(), engine, metrics, reserved, None, None)
 }
 
-/// The same with a mailbox made before, and, for one rank of a group, what it needs to be one.
+/// The same with a mailbox made before, and, for one rank of a group, what it needs to be one. A step that takes longer
+/// than `longest_step` ends the process, too.
 pub(crate) fn start_in<B: Backend, R: Send + 'static>(
     mailbox: Mailbox<R>,
     engine: Engine<B>,
     metrics: StepMetrics,
     reserved: impl FnMut(LeasedPages, usize) -> R + Send + 'static,
     rank: Option<Rank>,
+    longest_step: Option<Duration>,
 ) -> std::io::Result<(EngineHandle<R>, EngineMonitor, EngineThread)> {
     let outside = rank.is_some();
     let state = watch::Sender::new(state_of(&engine, outside));
@@ -79,6 +83,7 @@ pub(crate) fn start_in<B: Backend, R: Send + 'static>(
         state: state.subscribe(),
         pool: engine.pool().clone(),
     };
+    let clock = Arc::new(StepClock::default());
     let mut runner = Runner {
         engine,
         commands: mailbox.commands,
@@ -86,8 +91,13 @@ pub(crate) fn start_in<B: Backend, R: Send + 'static>(
         reserved,
         state,
         metrics,
+        clock: clock.clone(),
         outside,
     };
+    if let Some(longest) = longest_step {
+        watchdog::watch(&clock, longest)?;
+    }
+    drop(clock);
     let span = tracing::Span::current();
     let thread = std::thread::Builder::new()
         .name("engine".to_string())

@@ -90,7 +90,7 @@ impl<'a, B: Backend, R, F: FnMut(LeasedPages, usize) -> R> Driver<'a, B, R, F> {
             if let Some((mine, since)) = &self.announced
                 && (mine.epoch, mine.step) == (start.epoch, start.step)
             {
-                self.metrics.waited(from.rank, since.elapsed());
+                self.metrics.waited_for(from.rank, since.elapsed());
             }
             self.lockstep.start(from, start);
         }
@@ -172,7 +172,9 @@ impl<'a, B: Backend, R, F: FnMut(LeasedPages, usize) -> R> Driver<'a, B, R, F> {
         let me = self.group.me().id;
         let mine = |(id, rows): &(_, usize)| (*id == me).then_some(*rows);
         let limit = step.rows.iter().find_map(mine).unwrap_or(0);
-        self.announced = None;
+        if let Some((_, since)) = self.announced.take() {
+            self.metrics.waited(since.elapsed());
+        }
         let ranks = epoch.placement.shape().ranks;
         let mut exchange = self
             .mesh

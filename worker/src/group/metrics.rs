@@ -1,12 +1,16 @@
 //! What a rank's driver and staging count, and what the mesh counts for them.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use prometheus::{CounterVec, Histogram, IntCounter, IntCounterVec, IntGauge, core::Collector};
+use millrace_telemetry::Histogram;
+use parking_lot::Mutex;
+use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, core::Collector};
 
 use millrace_exchange::PeerStats;
 use millrace_telemetry::buckets;
 
+use super::slowest::{Slowest, Waits};
 use crate::metrics::{
     Metrics,
     mirror::{Mirror, mirror, mirror_seconds},
@@ -35,7 +39,8 @@ pub struct GroupMetrics {
     adoptions: IntCounter,
     evictions: IntCounter,
     steps: IntCounterVec,
-    waited: CounterVec,
+    waited: Counter,
+    waits: Arc<Mutex<Waits>>,
 }
 
 impl GroupMetrics {
@@ -61,13 +66,11 @@ impl GroupMetrics {
             evictions: metrics.register(IntCounter::with_opts(
                 metrics.opts("group_evictions_total", "Epochs that left this rank out"),
             )?)?,
-            waited: metrics.register(CounterVec::new(
-                metrics.opts(
-                    "group_start_wait_seconds_total",
-                    "Seconds from this rank's word before a step to the peer's",
-                ),
-                &["peer"],
-            )?)?,
+            waited: metrics.register(Counter::with_opts(metrics.opts(
+                "group_start_wait_seconds_total",
+                "Seconds from this rank's word before a step to the last of the others'",
+            ))?)?,
+            waits: Arc::default(),
         })
     }
 
@@ -89,10 +92,18 @@ impl GroupMetrics {
     }
 
     /// For the peer's word.
-    pub fn waited(&self, peer: usize, time: Duration) {
-        let peer = peer.to_string();
-        let waited = self.waited.with_label_values(&[peer.as_str()]);
-        waited.inc_by(time.as_secs_f64());
+    pub fn waited_for(&self, peer: usize, time: Duration) {
+        *self.waits.lock().entry(peer).or_default() += time;
+    }
+
+    /// For everybody's.
+    pub fn waited(&self, time: Duration) {
+        self.waited.inc_by(time.as_secs_f64());
+    }
+
+    /// What was waited for words.
+    pub fn waits(&self) -> Waits {
+        self.waits.lock().clone()
     }
 }
 
@@ -150,15 +161,21 @@ pub struct MeshReading {
     pub linked: usize,
     /// Of every rank that there ever was one with.
     pub peers: Vec<PeerStats>,
+    /// For words before steps.
+    pub waits: Waits,
 }
 
 /// What the mesh counts, read when somebody scrapes. A rank knows as many peers as its group has, so
-/// that a label for them costs the square of that over all ranks: only what tells a slow rank from
-/// the others has one.
+/// that a label for them would cost the square of that over all ranks, 20,736 series for 144. What
+/// tells a slow rank from the others is instead whom they wait for, as a number: who is named by most
+/// is the slow one.
 pub struct MeshCollector {
     read: MeshReader,
+    slowest: IntGaugeVec,
+    /// By words before steps, and by rows.
+    looks: Mutex<[Slowest; 2]>,
     bytes: IntCounterVec,
-    waited: CounterVec,
+    waited: Counter,
     links: IntGauge,
     losses: IntCounter,
 }
@@ -167,6 +184,14 @@ impl MeshCollector {
     pub fn new(metrics: &Metrics, read: MeshReader) -> Result<MeshCollector, prometheus::Error> {
         Ok(MeshCollector {
             read,
+            slowest: IntGaugeVec::new(
+                metrics.opts(
+                    "group_slowest_peer",
+                    "Number of the rank that this one waited for longest in the last half minute or so, for its word before a step (start) or its rows (exchange); -1: nobody",
+                ),
+                &["wait"],
+            )?,
+            looks: Mutex::default(),
             bytes: IntCounterVec::new(
                 metrics.opts(
                     "group_exchange_bytes_total",
@@ -174,13 +199,10 @@ impl MeshCollector {
                 ),
                 &["direction"],
             )?,
-            waited: CounterVec::new(
-                metrics.opts(
-                    "group_exchange_wait_seconds_total",
-                    "Seconds a step waited for rows of a rank after those of the ranks before it had come",
-                ),
-                &["peer"],
-            )?,
+            waited: Counter::with_opts(metrics.opts(
+                "group_exchange_wait_seconds_total",
+                "Seconds that steps waited for rows of other ranks",
+            ))?,
             links: IntGauge::with_opts(metrics.opts(
                 "group_links",
                 "Ranks of the group that there is a working link with",
@@ -195,7 +217,11 @@ impl MeshCollector {
 
 impl Mirror for MeshCollector {
     fn update(&self) {
-        let MeshReading { linked, peers } = (self.read)();
+        let MeshReading {
+            linked,
+            peers,
+            waits,
+        } = (self.read)();
         self.links.set(linked as i64);
         let sum = |of: fn(&PeerStats) -> u64| peers.iter().map(of).sum();
         for (direction, bytes) in [
@@ -205,14 +231,27 @@ impl Mirror for MeshCollector {
             mirror(&self.bytes.with_label_values(&[direction]), bytes);
         }
         mirror(&self.losses, sum(|peer| peer.losses));
-        for peer in &peers {
-            let rank = peer.rank.to_string();
-            let waited = self.waited.with_label_values(&[rank.as_str()]);
-            mirror_seconds(&waited, peer.waited.as_secs_f64());
+        let rows: Waits = (peers.iter())
+            .map(|peer| (peer.rank, peer.waited))
+            .collect();
+        mirror_seconds(&self.waited, rows.values().sum::<Duration>().as_secs_f64());
+        let now = Instant::now();
+        let mut looks = self.looks.lock();
+        for (slowest, (wait, waits)) in looks.iter_mut().zip([("start", waits), ("exchange", rows)])
+        {
+            let rank = slowest.look(now, &waits);
+            let named = rank.map_or(-1, |rank| rank as i64);
+            self.slowest.with_label_values(&[wait]).set(named);
         }
     }
 
     fn metrics(&self) -> Vec<&dyn Collector> {
-        vec![&self.bytes, &self.waited, &self.links, &self.losses]
+        vec![
+            &self.slowest,
+            &self.bytes,
+            &self.waited,
+            &self.links,
+            &self.losses,
+        ]
     }
 }

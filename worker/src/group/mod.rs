@@ -16,6 +16,7 @@ pub(crate) mod metrics;
 mod orders;
 mod reports;
 mod shared;
+mod slowest;
 mod staging;
 mod start;
 mod weights;

@@ -108,10 +108,12 @@ pub(crate) fn join<B: Backend>(
         exchange = me.exchange,
         "a rank of a group"
     );
-    let read = mesh.clone();
+    let group_metrics = GroupMetrics::new(metrics)?;
+    let (read, waits) = (mesh.clone(), group_metrics.clone());
     let read = move || MeshReading {
         linked: read.linked().len(),
         peers: read.stats(),
+        waits: waits.waits(),
     };
     metrics.watch(MeshCollector::new(metrics, Box::new(read))?)?;
     let group = Arc::new(Group::new(
@@ -137,7 +139,7 @@ pub(crate) fn join<B: Backend>(
         rank: Rank {
             group: group.clone(),
             mesh,
-            metrics: GroupMetrics::new(metrics)?,
+            metrics: group_metrics,
         },
         beside: Beside {
             group,

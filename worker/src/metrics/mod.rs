@@ -10,13 +10,11 @@ mod transfer;
 
 use std::{collections::HashMap, sync::Arc};
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, core::Collector,
-};
+use prometheus::{IntCounterVec, IntGauge, Opts, core::Collector};
 
 use millrace_engine::ExpertCounts;
 use millrace_model::blocks::BLOCK_TOKENS;
-use millrace_telemetry::{Registry, buckets};
+use millrace_telemetry::{Histogram, Registry, buckets};
 use millrace_transfer::Stats;
 
 use self::{
@@ -58,12 +56,7 @@ impl Metrics {
         help: &str,
         buckets: &[f64],
     ) -> Result<Histogram, prometheus::Error> {
-        let opts = HistogramOpts {
-            common_opts: self.opts(name, help),
-            buckets: buckets.to_vec(),
-        };
-        let histogram = Histogram::with_opts(opts)?;
-        self.register(histogram)
+        self.registry.histogram(self.opts(name, help), buckets)
     }
 
     /// The same, one for each of `values` of `label`.
@@ -75,11 +68,8 @@ impl Metrics {
         label: &str,
         values: [&str; N],
     ) -> Result<[Histogram; N], prometheus::Error> {
-        let opts = HistogramOpts {
-            common_opts: self.opts(name, help),
-            buckets: buckets.to_vec(),
-        };
-        let all = self.register(HistogramVec::new(opts, &[label])?)?;
+        let opts = self.opts(name, help);
+        let all = self.registry.histograms(opts, buckets, &[label])?;
         Ok(values.map(|value| all.with_label_values(&[value])))
     }
 

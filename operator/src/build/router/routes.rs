@@ -28,7 +28,7 @@ pub fn monitor(resolved: &Resolved) -> Option<Child> {
                 }],
             })
         };
-        let spec = json!({
+        let mut spec = json!({
             "selector": { "matchLabels": { (labels::DEPLOYMENT): resolved.name } },
             "podTargetLabels": [
                 labels::DEPLOYMENT, labels::ROLE, labels::REVISION, labels::POOL, labels::GROUP,
@@ -39,6 +39,11 @@ pub fn monitor(resolved: &Resolved) -> Option<Child> {
                 endpoint(router::PROBE, "keep"),
             ],
         });
+        if monitoring.native_histograms {
+            // Dashboards and alerts ask for the classic ones, which would not be kept otherwise.
+            spec["scrapeNativeHistograms"] = true.into();
+            spec["scrapeClassicHistograms"] = true.into();
+        }
         let mut metadata = metadata(resolved, names::service(&resolved.name));
         let ours = metadata.labels.take().unwrap_or_default();
         let mut labels = monitoring.labels.clone();

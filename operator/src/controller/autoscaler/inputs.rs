@@ -25,8 +25,8 @@ const DAYS: [Day; 7] = [
 ];
 const COLD_START_SECONDS: i32 = 60;
 
-/// What a spec asks for of such a target.
-pub fn policy(spec: &PoolAutoscalerSpec, target: &Target) -> Policy {
+/// What a spec asks for of such a target, whose ranks take as long as `profile` says.
+pub fn policy(spec: &PoolAutoscalerSpec, profile: &Profile, target: &Target) -> Policy {
     let defaults = policy::Behavior::default();
     let objectives = &spec.objectives;
     let seconds = |milliseconds: Option<i32>| milliseconds.map(|ms| f64::from(ms) / 1000.0);
@@ -65,7 +65,7 @@ pub fn policy(spec: &PoolAutoscalerSpec, target: &Target) -> Policy {
         schedule: spec.schedule.iter().map(hint).collect(),
         cold_start_seconds: f64::from(spec.cold_start_seconds.unwrap_or(COLD_START_SECONDS)),
         local_prefill_tokens: target.local_prefill_tokens,
-        model: profile(&spec.profile),
+        model: model(profile),
     }
 }
 
@@ -103,7 +103,7 @@ fn of_day(time: &str) -> u32 {
     })
 }
 
-fn profile(profile: &Profile) -> PerformanceModel {
+fn model(profile: &Profile) -> PerformanceModel {
     let (prefill, decode) = (&profile.prefill, &profile.decode);
     PerformanceModel {
         prefill: model::PrefillModel {

@@ -19,9 +19,13 @@ fn target() -> Target {
     }
 }
 
+fn asked(spec: &PoolAutoscalerSpec, target: &Target) -> Policy {
+    policy(spec, &spec.profile.inline().unwrap(), target)
+}
+
 #[test]
 fn what_a_spec_leaves_out_is_the_decisions_default() {
-    let policy = policy(&spec(true), &target());
+    let policy = asked(&spec(true), &target());
     assert_eq!(policy.behavior, policy::Behavior::default());
     assert_eq!(policy.objectives.quantile, 0.95);
     assert_eq!(policy.objectives.ttft_seconds, Some(1.0));
@@ -43,12 +47,12 @@ fn the_sample_can_be_meant() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/millrace/samples");
     let text = std::fs::read_to_string(format!("{folder}/autoscaler.yaml")).unwrap();
     let sample: PoolAutoscaler = serde_saphyr::from_str(&text).unwrap();
-    policy(&sample.spec, &target()).validate().unwrap();
+    asked(&sample.spec, &target()).validate().unwrap();
 }
 
 #[test]
 fn a_deployment_without_prefill_workers_has_none() {
-    let policy = policy(&spec(false), &target());
+    let policy = asked(&spec(false), &target());
     assert_eq!((policy.pools.prefill.min, policy.pools.prefill.max), (0, 0));
 }
 
@@ -60,7 +64,7 @@ fn days_and_times_are_those_of_the_spec() {
         {"from": "23:00", "until": "01:00", "prefillReplicas": 2},
     ]);
     spec.schedule = serde_json::from_value(hints).unwrap();
-    let hints = policy(&spec, &target()).schedule;
+    let hints = asked(&spec, &target()).schedule;
     assert_eq!(
         hints[0].days,
         [true, false, false, false, true, false, false]
@@ -179,7 +183,7 @@ fn what_routers_counted_makes_the_decision_as_long_as_all_are_heard() {
     for pool in [&mut target.pools.prefill, &mut target.pools.decode] {
         (pool.wanted, pool.ready, pool.existing) = (2, 2, 2);
     }
-    let policy = policy(&spec(true), &target);
+    let policy = asked(&spec(true), &target);
     let mut memory = millrace_autoscaler::Memory::default();
     let mut decide = |second: u64, gap: bool| {
         let traffic = Traffic {

@@ -7,6 +7,7 @@
 
 mod inputs;
 mod news;
+mod profile;
 mod recollections;
 mod status;
 mod target;
@@ -29,7 +30,7 @@ use crate::build::{self, Resolved, names};
 use crate::cache::{Cache, Cached as _, Key, Scaler};
 use crate::error::Error;
 
-/// A look costs no request.
+/// A look costs no request, unless the profile is in a ConfigMap.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// While there is no group, a client may wait for one.
 const LOOK_EVERY_ASLEEP: Duration = Duration::from_secs(5);
@@ -75,8 +76,10 @@ async fn look(
 ) -> Result<Duration, Error> {
     let name = &autoscaler.spec.target.name;
     let (said, now) = (recollection.said.clone(), Timestamp::now());
+    let source = &autoscaler.spec.profile;
+    let profile = profile::profile(context, key, source, recollection).await?;
     let decided = find(context, key, autoscaler).and_then(|(resolved, target, uid)| {
-        let policy = inputs::policy(&autoscaler.spec, &target);
+        let policy = inputs::policy(&autoscaler.spec, &profile?, &target);
         let traffic = context.fleet.traffic(&key.namespace, name);
         let view = context.fleet.view(&key.namespace, name);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -8,6 +8,7 @@ use kube::ResourceExt as _;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::profile::Read;
 use crate::api::{AutoscalerStatus, PoolAutoscaler};
 use crate::cache::Key;
 
@@ -23,6 +24,8 @@ pub struct Recollection {
     pub said: AutoscalerStatus,
     /// When it was looked at last, on the clock of [`Recollections::now`].
     pub looked: Option<Duration>,
+    /// What the ConfigMap with the profile said, if there is one.
+    pub profile: Option<Read>,
     /// What was seen of a ModelDeployment, by its uid.
     seen: Option<(String, millrace_autoscaler::Memory)>,
 }

@@ -49,6 +49,27 @@ pub enum Barred {
     Prefill,
     #[error("the ModelDeployment's pools are being made")]
     NoPools,
+    /// The definition does not let this happen.
+    #[error(
+        "spec.profile is incomplete; set configMap, or all of prefill, decode, maxRunning and kvTokens"
+    )]
+    Profile,
+    #[error(
+        "there is no ConfigMap {name} in this namespace, which spec.profile.configMap names; make it of what `millrace bench profile` printed: kubectl create configmap {name} --from-file={key}=FILE"
+    )]
+    NoConfigMap { name: String, key: String },
+    #[error(
+        "the ConfigMap {name} has no key {key}; put what `millrace bench profile` printed there, or change spec.profile.configMap.key"
+    )]
+    NoKey { name: String, key: String },
+    #[error(
+        "{key} of the ConfigMap {name} is no profile: {error}; replace it by what `millrace bench profile` prints"
+    )]
+    NoProfile {
+        name: String,
+        key: String,
+        error: String,
+    },
     /// The policy contradicts itself.
     #[error("{0}")]
     Policy(#[from] millrace_autoscaler::PolicyError),
@@ -65,7 +86,9 @@ impl Barred {
             Barred::Declared(_) => "ReplicasDeclared",
             Barred::NoPrefill | Barred::Prefill => "PoolsDiffer",
             Barred::NoPools => "TargetStarting",
-            Barred::Policy(_) => "InvalidSpec",
+            Barred::NoConfigMap { .. } | Barred::NoKey { .. } => "ProfileMissing",
+            Barred::NoProfile { .. } => "ProfileInvalid",
+            Barred::Policy(_) | Barred::Profile => "InvalidSpec",
         }
     }
 }

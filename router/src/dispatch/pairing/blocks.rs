@@ -2,8 +2,6 @@
 
 use millrace_model::blocks::{BlockHash, block_hashes};
 
-use crate::fleet::{Fleet, Match};
-
 /// Hashes of a sequence's full blocks, first to last, under each model revision that some worker has:
 /// the revision is the root of the chain. As a rule there is one.
 #[derive(Debug, Clone, Default)]
@@ -28,21 +26,11 @@ impl Blocks {
         self.0.push((model_revision, block_hashes(root, tokens)));
     }
 
-    /// How many leading blocks each worker caches under its own model, for those that cache any. Sorted
-    /// by worker. One whose model has no hashes here is as one that caches nothing.
-    pub(super) fn matches(&self, fleet: &Fleet) -> Vec<Match> {
-        let mut all = Vec::new();
-        for (model, hashes) in &self.0 {
-            let is_of_model = |found: &Match| {
-                let worker = fleet.get(found.worker);
-                worker.is_some_and(|worker| worker.model_revision() == model)
-            };
-            all.extend(fleet.matches(hashes).into_iter().filter(is_of_model));
-        }
-        if self.0.len() > 1 {
-            all.sort_unstable_by_key(|found| found.worker);
-        }
-        all
+    /// As `model_revision` names them. None if that is a revision they have no hashes under: whoever is of
+    /// it is as one that caches nothing.
+    pub(super) fn of(&self, model_revision: &str) -> &[BlockHash] {
+        let of = self.0.iter().find(|(model, _)| model == model_revision);
+        of.map_or(&[], |(_, hashes)| hashes)
     }
 
     /// Hashes that the caller has made, of any kind: a simulation has no tokens to name.

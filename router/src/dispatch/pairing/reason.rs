@@ -67,6 +67,9 @@ impl<'a> Reasons<'a> {
 
     fn standing(&self, decode: &Worker) -> Standing {
         let place = (Role::Prefill, decode.description.revision.as_str());
-        Standing::of(decode, self.available.contains(&place))
+        Standing::of(
+            decode.description.aggregated,
+            self.available.contains(&place),
+        )
     }
 }

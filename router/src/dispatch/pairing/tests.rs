@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::blocks::NONE;
 use super::*;
-use crate::fleet::{Compatibility, Description, Load, Served};
+use crate::fleet::{Compatibility, Delta, Description, Load, Served};
 
 fn fleet() -> Fleet {
     let served = Served {
@@ -178,6 +178,7 @@ fn workers_that_failed_are_left_out() {
     assert_eq!(choose(&fleet, &ask(10, &NONE)), None);
 }
 
+mod all;
 mod revisions;
 
 /// Sends `count` equal requests without any report in between.

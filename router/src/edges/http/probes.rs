@@ -1,9 +1,8 @@
 //! What operators and clients look at before they send work: models, health, metrics, version.
 
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use prometheus::TextEncoder;
 use serde::Serialize;
 
 use super::Shared;
@@ -113,14 +112,10 @@ pub(super) async fn fleet(State(edge): Shared) -> Response {
     json(&edge.overview.answer())
 }
 
-/// `GET /metrics`: Prometheus' text format.
-pub(super) async fn metrics(State(edge): Shared) -> Result<Response, ApiError> {
-    let families = edge.metrics.gather();
-    let text = TextEncoder::new().encode_to_string(&families);
-    let text = text.map_err(|error| {
-        ApiError::internal(format!("the metrics could not be written: {error}"))
-    })?;
-    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+/// `GET /metrics`, in the format that the scraper asks for.
+pub(super) async fn metrics(State(edge): Shared, headers: HeaderMap) -> Result<Response, ApiError> {
+    millrace_telemetry::scrape(&edge.metrics, &headers)
+        .map_err(|error| ApiError::internal(format!("the metrics could not be written: {error}")))
 }
 
 /// `GET /version`

@@ -1,0 +1,125 @@
+"""A real deployment under recorded load, and the simulation of it: `bench/run simulated-and-real`.
+
+One prefill and one decode worker of the embedded tiny-r1 on one thread each. Their steps are measured first, by `millrace bench profile`, and what a message between processes takes, by requests that come alone.
+Then requests of many lengths come at random times, faster and faster; the same requests, at the same times, go through
+`millrace sim`. Printed are both, and how far the simulation is off. Nothing of the load itself goes into the model.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/millrace"
+THREADS, RUNNING, CHUNK, PAGES = 1, 16, 512, 2000
+MODEL = json.loads((ROOT / "models/tiny-r1/config.json").read_text())
+# Pages of all layers in float32, as CPUs keep them.
+PAGE_BYTES = 64 * MODEL["num_hidden_layers"] * (MODEL["kv_lora_rank"] + MODEL["qk_rope_head_dim"]) * 4
+ENGINE = ["--threads", THREADS, "--max-running", RUNNING, "--max-batch-tokens", CHUNK, "--kv-pages", PAGES, "--no-mtp",
+          "--no-prefix-cache"]
+PERCENTILES = [50, 90, 99]
+LONE = 12
+
+
+def millrace(*args):
+    return subprocess.run([BINARY, *map(str, args)], check=True, capture_output=True, text=True).stdout
+
+
+class Deployment:
+    """`millrace up` on free ports."""
+
+    def __init__(self):
+        command = [BINARY, "up", "--prefill", "1", "--decode", "1", "--local-prefill-tokens", "0",
+                   "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", *map(str, ENGINE)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for line in self.process.stdout:
+            if found := re.search(r"gRPC +([\d.]+:\d+)", line):
+                self.grpc = found[1]
+            if "Ctrl-C" in line:
+                return
+        raise SystemExit("millrace up did not start")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+    def load(self, folder, *args):
+        """One object a request, in order of time."""
+        file = folder / "recorded.jsonl"
+        millrace("bench", "--grpc", self.grpc, "--record", file, *args)
+        return sorted(map(json.loads, file.read_text().splitlines()), key=lambda one: one["at"])
+
+
+def quantiles(values):
+    """Milliseconds, by nearest rank."""
+    values = sorted(value for value in values if value is not None)
+    return [1000 * values[max(1, math.ceil(len(values) * percent / 100)) - 1] for percent in PERCENTILES]
+
+
+def simulate(folder, step, hop, requests):
+    seconds = requests[-1]["at"] + 120
+    engine = {"max_batch_tokens": CHUNK, "max_running": RUNNING, "kv_pages": PAGES, "local_prefill_tokens": 0}
+    scenario = {
+        "name": "recorded", "gpus": 2, "replica": 1, "duration": seconds, "policy": "static",
+        "workload": {"requests": [[one["at"], one["prompt"], one["output"]] for one in requests]},
+        "objectives": {"ttft": 10, "itl": 1}, "start": {"prefill": 0.5, "decode": 0.5}, "peak": {"prefill": 0.5, "decode": 0.5},
+        "max_model_len": 4096, "admission": {"max_running": 10000, "max_waiting": 10000, "max_waiting_tokens": 1 << 30},
+        "profile": {"step": step, "hop": hop, "noise": 0, "prefill": engine, "decode": engine,
+                    # Pages are copied within the machine.
+                    "transfer": {"latency": hop, "bandwidth": 2e9, "page_bytes": PAGE_BYTES}},
+    }
+    (folder / "scenario.yaml").write_text(json.dumps(scenario))
+    millrace("sim", folder / "scenario.yaml", "--out", folder / "out", "--json")
+    (report,) = (json.loads(file.read_text()) for file in (folder / "out").glob("*.json"))
+    assert report["answered"] == len(requests), report
+    return report
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1, 2, 3], help="requests a second")
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--prompts", default="32-512")
+    parser.add_argument("--outputs", default="8-96")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    profile = millrace("bench", "profile", "--for", "sim", "--context", 1024, *ENGINE[:8])
+    print(profile)
+    step = {name: float(value) for name, value in re.findall(r"^  (\w+): (\S+)$", profile, re.M)}
+    with Deployment() as deployment:
+        load = lambda *more: deployment.load(folder, "--prompt-tokens", args.prompts, "--output-tokens", args.outputs, *more)
+        load("--requests", 4, "--concurrency", 1)
+        lone = load("--requests", LONE, "--concurrency", 1)
+        # A time to first token grows by the same number of messages, whatever one takes.
+        of_one = [simulate(folder, step, hop, lone)["ttft"]["p50"] for hop in (0, 0.001)]
+        hop = max(0, (quantiles(one["ttft"] for one in lone)[0] - of_one[0]) / (of_one[1] - of_one[0]) / 1000)
+        print(f"a message from process to process takes {1e3 * hop:.2f} ms, by the median first token of {LONE} lone requests\n")
+        print(f"{'':<22}{'measured':>27}{'simulated':>27}{'off by':>24}")
+        print(f"{'ms':<22}" + 2 * f"{'p50':>9}{'p90':>9}{'p99':>9}" + f"{'p50':>8}{'p90':>8}{'p99':>8}")
+        for rate in args.rates:
+            real = load("--requests", args.requests, "--rate", rate)
+            report = simulate(folder, step, hop, real)
+            print(f"{args.requests} requests, {rate} a second, prompts of {args.prompts} tokens, answers of {args.outputs}:")
+            for name, key in [("first token", "ttft"), ("between tokens", "itl"), ("whole request", "whole")]:
+                measured = quantiles(one[key] for one in real)
+                simulated = [report[key][f"p{percent}"] for percent in PERCENTILES]
+                off = [s / m - 1 for m, s in zip(measured, simulated)]
+                print(f"  {name:<20}" + "".join(f"{value:>9.1f}" for value in measured + simulated)
+                      + "".join(f"{100 * part:>+7.0f}%" for part in off))
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
