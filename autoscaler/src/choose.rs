@@ -23,10 +23,12 @@ pub enum Short {
     Max,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Needed {
     pub replicas: ByRole<u32>,
     pub short: Option<Short>,
+    /// Sequences a second that they are for.
+    pub rate: f64,
 }
 
 /// More decode replicas than meet decode's own objectives shorten TTFT little: so many are tried.
@@ -93,6 +95,7 @@ pub fn needed(predictor: &Predictor<'_>, bounds: &Bounds, rate: f64, room: &Room
         return Needed {
             replicas: room.low,
             short: None,
+            rate,
         };
     }
     let state = |prefill, decode| predictor.state(rate, ByRole { prefill, decode });
@@ -130,6 +133,7 @@ pub fn needed(predictor: &Predictor<'_>, bounds: &Bounds, rate: f64, room: &Room
     Needed {
         replicas: best,
         short: None,
+        rate,
     }
 }
 
@@ -218,6 +222,7 @@ fn least_bad(
                 short
             },
         ),
+        rate,
     }
 }
 

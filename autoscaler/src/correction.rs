@@ -20,8 +20,10 @@ const DOUBT: f64 = 2.0;
 /// The same of TTFT, which follows from the others.
 const TTFT_DOUBT: f64 = 1.3;
 
-/// What a factor may be off by that has learned for `SLOWNESS`.
-const NOISE: f64 = 0.05;
+/// What a factor may be off by that has learned for `SLOWNESS`. That of prefill comes from looks at whether
+/// workers are busy: of one worker, by so much more; of more, by the root of their number less.
+const NOISE: f64 = 0.01;
+const PREFILL_NOISE: f64 = 0.1;
 /// A mean TTFT so far from the model's was measured in another state.
 const OUTLIER: f64 = 3.0;
 
@@ -72,11 +74,12 @@ impl Factor {
         self.value = (self.value.ln() * (1.0 - weight) + measured.ln() * weight).exp();
     }
 
-    fn doubt(&self) -> f64 {
+    /// `noise` is what it may be off by once it has learned for `SLOWNESS`.
+    fn doubt(&self, noise: f64) -> f64 {
         if self.learned < ENOUGH {
             return DOUBT;
         }
-        1.0 + NOISE * (SLOWNESS / self.learned.min(SLOWNESS)).sqrt()
+        1.0 + noise * (SLOWNESS / self.learned.min(SLOWNESS)).sqrt()
     }
 }
 
@@ -86,6 +89,8 @@ pub struct Learned {
     prefill: Factor,
     decode: Factor,
     ttft: Factor,
+    /// Prefill workers that were learned from last.
+    workers: f64,
 }
 
 /// A prefill pool that is busy for a share of the time outside of these says little.
@@ -119,8 +124,11 @@ impl Learned {
             .state(rate, replicas)
             .utilization()
             .prefill;
-        if BUSY.contains(&busy) && fleet.prefill_seen >= 30.0 && modelled > 0.0 {
+        // Less is beyond what a factor may be, and a few looks of a pool that is all but idle.
+        let loaded = modelled > BUSY.start / MOST;
+        if BUSY.contains(&busy) && fleet.prefill_seen >= 30.0 && loaded {
             self.prefill.learn(busy / modelled, seconds);
+            self.workers = fleet.prefill_seen * seconds / settled.seconds.max(1.0);
         }
 
         let batch = fleet.decoding / fleet.decode_seen;
@@ -173,19 +181,20 @@ impl Learned {
 
     /// To take replicas away by: what is not known is taken to be slow.
     pub fn cautious(&self) -> Factors {
+        let workers = PREFILL_NOISE / self.workers.max(1.0).sqrt();
         Factors {
-            prefill: self.prefill.value * self.prefill.doubt(),
-            decode: self.decode.value * self.decode.doubt(),
-            ttft: self.ttft.value * self.ttft.doubt().min(TTFT_DOUBT),
+            prefill: self.prefill.value * self.prefill.doubt(workers),
+            decode: self.decode.value * self.decode.doubt(NOISE),
+            ttft: self.ttft.value * self.ttft.doubt(workers).min(TTFT_DOUBT),
         }
     }
 
     /// To add replicas by: what is not known is taken to be fast, or a lost memory would add some.
     pub fn hopeful(&self) -> Factors {
         Factors {
-            prefill: self.prefill.value / self.prefill.doubt(),
-            decode: self.decode.value / self.decode.doubt(),
-            ttft: self.ttft.value / self.ttft.doubt().min(TTFT_DOUBT),
+            prefill: self.prefill.value / self.prefill.doubt(NOISE),
+            decode: self.decode.value / self.decode.doubt(NOISE),
+            ttft: self.ttft.value / self.ttft.doubt(NOISE).min(TTFT_DOUBT),
         }
     }
 

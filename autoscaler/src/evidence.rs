@@ -10,8 +10,10 @@ use crate::weigh::Look;
 use crate::window::{LONG, MIDDLE, SHORT};
 use crate::{ByRole, Role};
 
-/// Seconds in which what piled up should be gone.
-const CATCH_UP: f64 = 300.0;
+/// Seconds of which the least that waited counts, so that what a queue holds now and then does not.
+const PILED_UP: f64 = 15.0;
+/// Of a single look: times what makes everybody late.
+const BEYOND_CHANCE: f64 = 2.0;
 /// After a change, measurements still show what was before it for so long.
 const SETTLING: f64 = 180.0;
 /// Times what may be late that is measured and predicted, for weak evidence to count.
@@ -39,14 +41,64 @@ impl Memory {
             && !attained(&self.window, &bounds, LONG, from)
     }
 
-    /// Sequences a second on top of those that arrive, so that what piled up is gone in time. What a
-    /// queue holds anyway is none: of a minute the least counts, and only if spare time does not do.
-    pub(crate) fn piled_up(&self, shape: &Shape) -> f64 {
-        let fleet = self.window.totals(SHORT, f64::MIN).fleet;
+    /// Sequences that wait, for turns or to be prefilled, if whoever comes now is late because of them;
+    /// else 0. A queue over what is served a second is its wait (Little's law).
+    pub(crate) fn backlog(&self, look: &Look<'_>, shape: &Shape) -> f64 {
+        let objectives = &look.policy.objectives;
+        let Some(bound) = objectives.ttft_seconds.or(objectives.queue_seconds) else {
+            return 0.0;
+        };
         let each: f64 = shape.prompts.iter().map(|p| p.share * p.tokens).sum();
-        let turns = fleet.turns_waiting.unwrap_or(0.0);
-        let prompts = fleet.prompts_waiting.unwrap_or(0.0) / each;
-        (turns + prompts) / CATCH_UP
+        let waiting = |seconds| {
+            let fleet = self.window.totals(seconds, f64::MIN).fleet;
+            fleet.turns_waiting.unwrap_or(0.0) + fleet.prompts_waiting.unwrap_or(0.0) / each
+        };
+        let late = bound * self.capacity(look, shape);
+        // The latest piece, whatever its length.
+        let now = waiting(1.0);
+        if waiting(PILED_UP) > late || now > BEYOND_CHANCE * late {
+            now
+        } else {
+            0.0
+        }
+    }
+
+    /// Sequences a second that what is ready can serve at all, whatever their times.
+    fn capacity(&self, look: &Look<'_>, shape: &Shape) -> f64 {
+        let ready = look.observation.pools.map(|_, pool| pool.ready.max(1));
+        let predictor = self.predictor(look.policy, shape, self.learned.believed());
+        let used = predictor.state(1.0, ready).utilization();
+        1.0 / used.prefill.max(used.decode)
+    }
+
+    /// Sequences that will wait when replicas that are decided on now are there, if so many come a second
+    /// until then and `backlog` wait now.
+    pub(crate) fn backlog_then(
+        &self,
+        look: &Look<'_>,
+        shape: &Shape,
+        rate: f64,
+        backlog: f64,
+    ) -> f64 {
+        let start = look.policy.cold_start_seconds.max(0.0);
+        let passed = self
+            .starting
+            .map_or(0.0, |since| look.observation.now - since);
+        let excess = (rate - self.capacity(look, shape)).max(0.0);
+        backlog + excess * (start - passed).max(0.0)
+    }
+
+    /// Decode replicas so that those that wait have turns: prompts that wait for prefill hold them, and new
+    /// prefill workers stand idle as long as old ones' queues hold all. At most in proportion to prefill.
+    pub(crate) fn turns(&self, look: &Look<'_>, shape: &Shape, backlog: f64, prefill: u32) -> u32 {
+        let ready = look
+            .observation
+            .pools
+            .map(|_, pool| f64::from(pool.ready.max(1)));
+        let ranks = f64::from(look.policy.pools.decode.ranks);
+        let missing = backlog / (shape.turns.min(shape.fits) * ranks);
+        let in_proportion = ready.decode * f64::from(prefill) / ready.prefill;
+        (ready.decode + missing.round()).min(in_proportion.ceil()) as u32
     }
 
     /// An objective is violated though nothing predicts it: a little more of the pool that it is about,
@@ -84,14 +136,14 @@ impl Memory {
             _ if prefill_is_busier && !aggregated => Role::Prefill,
             _ => Role::Decode,
         };
-        let asked = (rate.expected() + self.piled_up(shape)) * (1.0 + policy.behavior.tolerance);
+        let asked = (rate.expected()) * (1.0 + policy.behavior.tolerance);
         let model = needed(&predictor, &bounds, asked, room).replicas;
         let now = *present.of(role);
         let (predicted, served) = (*model.of(role), totals.sums.ttft.count());
         let behind = totals.sums.arrived as f64 / served.max(1.0) - 1.0;
         let add = (f64::from(now) * behind.clamp(ADD, 1.0)).ceil().max(1.0);
         let mut more = now.saturating_add(add as u32);
-        if predictor.state(rate.mean, present).meets(&bounds) {
+        if predictor.state(rate.mean, present).meets(&bounds) && self.backlog(look, shape) == 0.0 {
             // Where the model is off by more than this, it is not replicas that are missing.
             if u64::from(now) > 2 * u64::from(predicted) {
                 return None;
@@ -115,6 +167,7 @@ impl Memory {
         Some(Needed {
             replicas: fits,
             short,
+            rate: asked,
         })
     }
 }

@@ -46,8 +46,7 @@ pub(crate) fn explain(memory: &Memory, look: &Look<'_>, draft: Draft) -> Decisio
     if let Some(shape) = look.shape {
         let predictor = memory.predictor(policy, shape, memory.learned.believed());
         let bounds = predictor.bounds();
-        let grown = rate.expected() + rate.grows_by(policy).min(rate.expected());
-        let asked = grown * (1.0 + policy.behavior.tolerance);
+        let asked = rate.likely(policy) * (1.0 + policy.behavior.tolerance);
         decision.seen = Some(seen(memory, look, shape));
         predict(&mut decision, policy, room, &predictor, &bounds, asked);
     }

@@ -7,6 +7,13 @@ use crate::window::{LONG, MIDDLE, Piece, SHORT, Totals, Window, capacity};
 
 /// So few samples say nothing of a mean.
 const FEW: f64 = 30.0;
+/// Seconds. What has just begun, growth that is steep, and growth that is not.
+pub const NOW: f64 = 30.0;
+const STEEP: f64 = 120.0;
+const RECENT: f64 = 360.0;
+/// Share of the squares that a steep line explains. Of a step it explains three quarters at most.
+const LINE: f64 = 0.8;
+const SURE_OF_SLOPE: f64 = 5.0;
 /// Pieces of traffic whose counts are compared to see how bursty arrivals are.
 const BLOCK: usize = 3;
 
@@ -128,6 +135,10 @@ pub struct Rate {
     pub count: f64,
     /// Its standard error.
     pub error: f64,
+    /// It is likely no less now: after a step the mean is of what was before it.
+    pub latest: f64,
+    /// As `trend`, of the last two minutes. 0 unless load grows steadily and fast.
+    pub steep: f64,
     /// It is surely not less: of the windows the one that says most.
     pub low: f64,
     /// It is surely not more.
@@ -140,7 +151,6 @@ pub struct Rate {
 /// minute's windows 40 thousand are apart.
 const SURE_OF_MINUTE: f64 = 4.0;
 const SURE_OF_MIDDLE: f64 = 3.0;
-const SURE_OF_LESS: f64 = 2.0;
 
 impl Rate {
     /// Errors are of the work that comes: lengths scatter too.
@@ -149,9 +159,11 @@ impl Rate {
         let dispersion = arrivals + shape.map_or(0.0, Shape::variation);
         let short = window.totals(SHORT, f64::MIN);
         let middle = window.totals(MIDDLE, f64::MIN);
-        let (low_short, _) = bounds(&short, dispersion, SURE_OF_MINUTE);
+        let now = window.totals(NOW, f64::MIN);
+        let (low_now, _) = bounds(&now, dispersion, SURE_OF_MINUTE);
+        let (low_short, high_short) = bounds(&short, dispersion, SURE_OF_MINUTE);
         let (low_middle, _) = bounds(&middle, dispersion, SURE_OF_MIDDLE);
-        let (_, mut high) = bounds(&middle, dispersion, SURE_OF_LESS);
+        let (_, mut high) = bounds(&middle, dispersion, SURE_OF_MIDDLE);
         let mean = per_second(&middle);
         let long = window.totals(LONG, f64::MIN);
         let (low_long, high_long) = bounds(&long, dispersion, SURE_OF_MIDDLE);
@@ -162,21 +174,25 @@ impl Rate {
         }
         let low_long = if same { low_long } else { 0.0 };
         let count = middle.sums.arrived as f64;
+        // Load that falls is seen in the last minute first.
+        high = high.min(high_short);
         // What has just begun is no time to take anything away.
         high = high.max(per_second(&short));
         Rate {
             mean,
             count,
             error: (arrivals * count).sqrt() / middle.seconds.max(1.0),
-            low: low_short.max(low_middle).max(low_long),
+            latest: latest(window, dispersion),
+            steep: steep(window, arrivals),
+            low: low_now.max(low_short).max(low_middle).max(low_long),
             high,
-            trend: trend(window, arrivals),
+            trend: trend(window, RECENT, arrivals).max(trend(window, LONG, arrivals)),
         }
     }
 
     /// What to size for: unbiased by the one noisy minute that asked for it.
     pub fn expected(&self) -> f64 {
-        self.mean.max(self.low)
+        self.mean.max(self.low).max(self.latest)
     }
 }
 
@@ -196,8 +212,18 @@ fn bounds(totals: &Totals, dispersion: f64, sure: f64) -> (f64, f64) {
     )
 }
 
-/// Variance over mean of arrivals, at least a Poisson process's 1. From neighbours, so that a step or a
-/// slope is not taken for noise.
+/// What surely comes now: of the last moment less two standard errors, or of the last half minute less one.
+fn latest(window: &Window, dispersion: f64) -> f64 {
+    let less = |seconds, errors| {
+        let now = window.totals(seconds, f64::MIN);
+        let error = (dispersion * now.sums.arrived as f64).sqrt() / now.seconds.max(1.0);
+        per_second(&now) - errors * error
+    };
+    less(1.0, 2.0).max(less(NOW, 1.0)).max(0.0)
+}
+
+/// Variance over mean of arrivals, at least a Poisson process's 1. Of how far each is from the mean of its
+/// neighbours, so that a slope is not taken for noise, and a step is for two of all.
 fn dispersion(window: &Window) -> f64 {
     let pieces: Vec<&Piece> = window.recent(LONG, f64::MIN).collect();
     let blocks: Vec<(f64, f64)> = pieces
@@ -207,39 +233,71 @@ fn dispersion(window: &Window) -> f64 {
             (arrived, block.iter().map(|p| p.seconds).sum())
         })
         .collect();
-    let (mut sum, mut pairs) = (0.0, 0.0);
-    for pair in blocks.windows(2) {
-        let [(one, one_seconds), (two, two_seconds)] = [pair[0], pair[1]];
-        let all = one + two;
-        let share = one_seconds / (one_seconds + two_seconds);
-        if all >= 2.0 && share > 0.0 && share < 1.0 {
-            // Given both together, one of them is binomial.
-            sum += (one - all * share).powi(2) / (all * share * (1.0 - share));
-            pairs += 1.0;
+    let (mut sum, mut count) = (0.0, 0.0);
+    for three in blocks.windows(3) {
+        let [(one, s1), (two, s2), (three, s3)] = [three[0], three[1], three[2]];
+        let bend = two / s2 - (one / s1 + three / s3) / 2.0;
+        let variance = two / (s2 * s2) + (one / (s1 * s1) + three / (s3 * s3)) / 4.0;
+        if one + two + three >= 2.0 {
+            sum += (bend * bend / variance).min(MOST_DISPERSED);
+            count += 1.0;
         }
     }
-    if pairs >= 10.0 {
-        (sum / pairs).clamp(1.0, 30.0)
+    if count >= 9.0 {
+        (sum / count).max(1.0)
     } else {
         1.0
     }
 }
 
-/// Growth that both halves of the long window show, so that a step is none. 0: none is sure.
-fn trend(window: &Window, dispersion: f64) -> f64 {
-    let pieces: Vec<&Piece> = window.recent(LONG, f64::MIN).collect();
+const MOST_DISPERSED: f64 = 30.0;
+
+/// Sequences a second and second of the last two minutes, if they are all but a straight line: a step is
+/// none, and noise is none.
+fn steep(window: &Window, dispersion: f64) -> f64 {
+    let pieces: Vec<&Piece> = window.recent(STEEP, f64::MIN).collect();
     let seconds: f64 = pieces.iter().map(|p| p.seconds).sum();
-    if seconds < MIDDLE || pieces.len() < 4 * BLOCK {
+    let arrived: f64 = pieces.iter().map(|p| p.sums.arrived as f64).sum();
+    if seconds < 60.0 || pieces.len() < 4 || arrived < FEW {
+        return 0.0;
+    }
+    let rate = arrived / seconds;
+    let middle = pieces.iter().map(|p| p.at * p.seconds).sum::<f64>() / seconds;
+    let (mut together, mut spread, mut all) = (0.0, 0.0, 0.0);
+    for piece in pieces {
+        let away = piece.at - middle;
+        let more = piece.sums.arrived as f64 / piece.seconds - rate;
+        together += piece.seconds * away * more;
+        spread += piece.seconds * away * away;
+        all += piece.seconds * more * more;
+    }
+    let slope = together / spread;
+    let line = slope * together / all;
+    let error = (dispersion * rate / spread).sqrt();
+    if line > LINE && slope > SURE_OF_SLOPE * error {
+        slope - error
+    } else {
+        0.0
+    }
+}
+
+/// Growth in the last `seconds` less two standard errors, but no more than either half shows: a step is in
+/// one of them. 0: none is sure.
+fn trend(window: &Window, seconds: f64, dispersion: f64) -> f64 {
+    let pieces: Vec<&Piece> = window.recent(seconds, f64::MIN).collect();
+    let covered: f64 = pieces.iter().map(|p| p.seconds).sum();
+    if covered < 0.9 * MIDDLE || pieces.len() < 6 {
         return 0.0;
     }
     let (late, early) = pieces.split_at(pieces.len() / 2);
-    sure_slope(late, dispersion)
-        .min(sure_slope(early, dispersion))
+    slope(&pieces, dispersion, 2.0)
+        .min(slope(late, dispersion, 0.0))
+        .min(slope(early, dispersion, 0.0))
         .max(0.0)
 }
 
-/// By least squares, less two standard errors.
-fn sure_slope(pieces: &[&Piece], dispersion: f64) -> f64 {
+/// By least squares, less `sure` standard errors.
+fn slope(pieces: &[&Piece], dispersion: f64, sure: f64) -> f64 {
     let seconds: f64 = pieces.iter().map(|p| p.seconds).sum();
     let arrived: f64 = pieces.iter().map(|p| p.sums.arrived as f64).sum();
     let rate = arrived / seconds;
@@ -250,7 +308,7 @@ fn sure_slope(pieces: &[&Piece], dispersion: f64) -> f64 {
         together += away * (piece.sums.arrived as f64 - rate * piece.seconds);
         spread += away * away * piece.seconds;
     }
-    let slope = together / spread - 2.0 * (dispersion * rate / spread).sqrt();
+    let slope = together / spread - sure * (dispersion * rate / spread).sqrt();
     if slope.is_finite() { slope } else { 0.0 }
 }
 

@@ -27,6 +27,8 @@ pub struct Memory {
     pub(crate) patience: ByRole<Patience>,
     /// Since when all wanted replicas are ready. `None`: they are not.
     pub(crate) settled: Option<f64>,
+    /// Since when replicas are starting. `None`: none are.
+    pub(crate) starting: Option<f64>,
     present: Option<ByRole<u32>>,
     idle_since: Option<f64>,
     last_look: Option<f64>,
@@ -145,7 +147,6 @@ impl Memory {
                 patience.changed(now, *before.of(role), *present.of(role), window);
                 if before.of(role) != present.of(role) {
                     *self.up.of_mut(role) = Stabilizer::default();
-                    *self.down.of_mut(role) = Stabilizer::default();
                 }
             }
             self.present = Some(present);
@@ -159,8 +160,10 @@ impl Memory {
         let pools = [observation.pools.prefill, observation.pools.decode];
         if pools.iter().all(|pool| pool.ready >= pool.wanted) {
             self.settled.get_or_insert(now);
+            self.starting = None;
         } else {
             self.settled = None;
+            self.starting.get_or_insert(now);
         }
         let waiting = observation.routers.iter().any(|router| router.waiting > 0);
         let works = (observation.workers.iter()).any(|w| w.running > 0 || w.waiting > 0);

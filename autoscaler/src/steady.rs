@@ -35,13 +35,6 @@ impl Stabilizer {
         }
     }
 
-    /// The most that was wanted in the last half of the window.
-    pub fn lately(&self, now: f64, window: f64) -> Option<u32> {
-        let late = self.entries.iter().rev();
-        let late = late.take_while(|entry| now - entry.0 <= window / 2.0);
-        late.map(|entry| entry.2).max()
-    }
-
     /// Least and most. `None`: there were no looks for all of the window.
     pub fn range(&self, now: f64, window: f64) -> Option<(u32, u32)> {
         self.since.filter(|since| now - since >= window)?;

@@ -1,20 +1,22 @@
 //! Demand against what is there: whether to go up or down, and by how much.
 //!
-//! Up needs proof that what is there does not suffice, down needs proof that less does: at the lower bound
-//! of demand the present replicas must fail, at its upper bound with the tolerance added fewer must
-//! suffice. Between the two bounds lie twice the errors and the tolerance, so that noise does not lead
-//! from one to the other.
+//! Two questions. Is there evidence that what is there does not suffice: a rate surely above it, load that
+//! grows steeply, or a queue that makes everybody late? Then both pools are sized at once for what likely
+//! comes when new replicas are there, and for what will have piled up by then. Does less surely suffice: at
+//! the upper bound of demand, with the tolerance added, for all of the stabilisation window? Then there is
+//! less, once no queue is left. Between the two lie the errors and the tolerance, so that noise does not
+//! lead from one to the other.
 
 use crate::choose::{Needed, Room, Short, needed, score};
 use crate::correction::Factors;
 use crate::decision::{Cause, Limit};
 use crate::feedback::attained;
-use crate::load::{Rate, Shape};
+use crate::load::{NOW, Rate, Shape};
 use crate::memory::{Draft, Memory};
 use crate::observation::Observation;
 use crate::policy::Policy;
 use crate::predict::Predictor;
-use crate::window::MIDDLE;
+use crate::window::{MIDDLE, SHORT};
 use crate::{ByRole, Role};
 
 const ROLES: [Role; 2] = [Role::Prefill, Role::Decode];
@@ -70,18 +72,38 @@ impl Memory {
             ..*room
         };
         let grows = rate.grows_by(policy);
-        let piled_up = if self.settled.is_some() {
-            self.piled_up(shape)
-        } else {
-            0.0
-        };
+        let waits = self.backlog(look, shape);
         let margin = 1.0 + policy.behavior.tolerance;
         let fails = |rate| !predictor.state(rate, present).meets(&bounds);
         let surely = rate.low + grows.min(rate.low);
-        let by_demand = fails(surely) || self.agreed(look, shape, present);
-        let more = if by_demand || (piled_up > 0.0 && fails(surely + piled_up)) {
-            let size = (rate.expected() + grows.min(rate.expected()) + piled_up) * margin;
-            let more = needed(&predictor, &bounds, size, &from_here);
+        let likely = rate.likely(policy);
+        let by_demand = fails(surely)
+            || (rate.steep > 0.0 && fails(likely))
+            || self.agreed(look, shape, present);
+        let backlog = match waits > 0.0 || by_demand {
+            true => self.backlog_then(look, shape, likely, waits),
+            false => 0.0,
+        };
+        let asked = likely + backlog / (policy.cold_start_seconds / 2.0).max(SHORT);
+        let sizing = self.predictor(policy, shape, self.learned.believed());
+        let too_few = || !sizing.state(asked, present).meets(&sizing.bounds());
+        let more = if by_demand || (waits > 0.0 && too_few()) {
+            let mut more = needed(&sizing, &sizing.bounds(), asked * margin, &from_here);
+            if more.short == Some(Short::Budget) && waits == 0.0 {
+                // How it is best spent is asked of what comes in the mean, so that it is not moved about.
+                more = Needed {
+                    short: more.short,
+                    ..needed(&sizing, &sizing.bounds(), rate.expected(), &from_here)
+                };
+            }
+            let turns = self.turns(look, shape, backlog, more.replicas.prefill);
+            if turns > more.replicas.decode && more.short.is_none() {
+                let asked = ByRole {
+                    decode: turns,
+                    ..more.replicas
+                };
+                more.replicas = room.fit(asked, present);
+            }
             let cause = if by_demand {
                 Cause::Demand
             } else {
@@ -141,7 +163,7 @@ impl Memory {
                 let fewest = self.fewest(look, shape, present, up);
                 let predictor = self.predictor(policy, shape, self.learned.believed());
                 let bounds = predictor.bounds();
-                (fewest, attained(&self.window, &bounds, MIDDLE, f64::MIN))
+                (fewest, attained(&self.window, &bounds, SHORT, f64::MIN))
             }
         };
         let asked = policy.behavior.down.stabilization_seconds;
@@ -159,18 +181,12 @@ impl Memory {
                 continue;
             }
             let pool = observation.pools.of(role);
-            // Load still falls: once, rather than step by step.
-            let falls = window > 0.0 && down.lately(now, window).is_some_and(|late| late < most);
             let rebalances = up.is_some_and(|up| up.short == Some(Short::Budget));
             let cause = if observation.rollout {
                 Cause::Rollout
             } else if pool.existing > pool.wanted {
                 Cause::Draining
-            } else if most >= present
-                || falls
-                || !seen_enough
-                || (!rebalances && (!holds || up.is_some()))
-            {
+            } else if most >= present || !seen_enough || (!rebalances && (!holds || up.is_some())) {
                 Cause::Stabilizing
             } else {
                 *draft.target.of_mut(role) = most;
@@ -193,11 +209,14 @@ impl Memory {
             policy, room, rate, ..
         } = *look;
         let tolerance = policy.behavior.tolerance;
-        if up.is_some_and(|up| up.short == Some(Short::Budget)) {
+        if let Some(up) = up.filter(|up| up.short == Some(Short::Budget)) {
             let predictor = self.predictor(policy, shape, self.learned.believed());
             let bounds = predictor.bounds();
-            let split = needed(&predictor, &bounds, rate.expected(), room).replicas;
-            let misses = |replicas| score(&predictor.state(rate.expected(), replicas), &bounds);
+            if self.backlog(look, shape) > 0.0 {
+                return present;
+            }
+            let split = needed(&predictor, &bounds, up.rate, room).replicas;
+            let misses = |replicas| score(&predictor.state(up.rate, replicas), &bounds);
             return if misses(split) < misses(present) * (1.0 - tolerance) {
                 split.map(|role, &n| n.min(*present.of(role)))
             } else {
@@ -206,15 +225,12 @@ impl Memory {
         }
         let predictor = self.predictor(policy, shape, self.learned.cautious());
         let bounds = predictor.bounds();
-        let most = (rate.high.max(rate.mean) + rate.grows_by(policy)) * (1.0 + tolerance);
-        if !predictor.state(most, present).meets(&bounds) {
-            return present;
+        let most = (rate.high + rate.grows_by(policy)) * (1.0 + tolerance);
+        let fewest = needed(&predictor, &bounds, most, room);
+        match fewest.short {
+            Some(_) => present,
+            None => fewest.replicas,
         }
-        let up_to_here = Room {
-            high: present.map(|role, &n| n.min(*room.high.of(role)).max(*room.low.of(role))),
-            ..*room
-        };
-        needed(&predictor, &bounds, most, &up_to_here).replicas
     }
 }
 
@@ -222,5 +238,14 @@ impl Rate {
     /// Sequences a second that there will be more once replicas that are decided on now are there.
     pub fn grows_by(&self, policy: &Policy) -> f64 {
         self.trend * (policy.cold_start_seconds.max(0.0) + MIDDLE / 2.0)
+    }
+
+    /// Sequences a second that there likely are once replicas that are decided on now are there: the mean
+    /// and what it grows by, or what comes now and what that grows by. At most twice as many.
+    pub fn likely(&self, policy: &Policy) -> f64 {
+        let expected = self.expected();
+        let start = policy.cold_start_seconds.max(0.0);
+        let steep = self.steep * (start + NOW / 2.0);
+        (expected + self.grows_by(policy).min(expected)).max(self.latest + steep.min(self.latest))
     }
 }

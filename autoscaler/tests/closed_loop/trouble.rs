@@ -118,9 +118,10 @@ fn what_starts_is_waited_for() {
     let report = run(&mut fleet, 2.33 * HOUR, &mut watched);
     let most = report.end;
     assert!(most.prefill >= 3, "{most:?}");
-    // 12/s are served by 4 and 2: nothing much is added for the queue that grows.
+    // 12/s are served by 4 and 2. What piles up in 20 minutes is caught up with by as many again, and not by
+    // as many as the queue is long.
     assert!(
-        most.prefill <= 4 && most.decode <= 2,
+        most.prefill <= 8 && most.decode <= 4,
         "{:?}",
         report.changes
     );
