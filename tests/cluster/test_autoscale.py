@@ -94,19 +94,17 @@ def test_load_brings_workers_and_takes_them_away(make, traffic):
     deployment = make("by-load", POOLS)
     deployment.wait()
     most = capacity(deployment, traffic)
-    # With two turns a question takes so long. At 40 % of what a worker can do some wait for about that; at twice the
-    # load they would wait for six times as long, and with two workers hardly at all.
-    seconds = 2 / most
     print(f"a worker answers {most:.2f} questions a second")
-    with traffic(deployment, rate=0.4 * most) as load, scaled(deployment) as autoscaler:
+    # Half of that one worker can do. Of twice as much, and a little, more and more would wait.
+    with traffic(deployment, rate=0.5 * most) as load, scaled(deployment) as autoscaler:
         measured = wait_for("numbers", lambda: all("measuredMilliseconds" in autoscaler.status().get(latency, {})
                                                    for latency in ("ttft", "itl")) and autoscaler.status(), SLOWLY)
-        itl = max(1, measured["itl"]["measuredMilliseconds"])
+        ttft, itl = (max(1, measured[latency]["measuredMilliseconds"]) for latency in ("ttft", "itl"))
         autoscaler.measured(itl / 1000)
-        autoscaler.patch({"objectives": {"ttftMilliseconds": int(2500 * seconds) + 100, "itlMilliseconds": 20 * itl + 100}})
+        autoscaler.patch({"objectives": {"ttftMilliseconds": 2 * ttft + 200, "itlMilliseconds": 20 * itl + 100}})
         load.more()
         assert groups(deployment) == 1, "so much one worker can do"
-        with traffic(deployment, rate=0.4 * most) as doubled:
+        with traffic(deployment, rate=0.55 * most) as doubled:
             wait_for("more workers", lambda: groups(deployment) > 1, SLOWLY)
             wait_for("them to serve", lambda: len(deployment.pods("decode")) > 1 and deployment.settled(), SLOWLY)
             back = wait_for("TTFT to be back under its objective", lambda: (seen := autoscaler.status().get("ttft"))
