@@ -2,6 +2,7 @@
 
 use super::{Behavior, Objectives, Policy, PolicyError, PoolPolicy};
 use crate::Role;
+use crate::model::PerformanceModel;
 
 /// More replicas than anybody has, so that no search is long.
 const MOST_REPLICAS: u32 = 65_536;
@@ -18,7 +19,7 @@ impl Policy {
         }
         self.check_pools()?;
         self.check_times()?;
-        self.check_model()?;
+        self.model.validate()?;
         let gpus = self.pools.map(|_, pool| u64::from(pool.gpus));
         let minimum = self.minimum();
         let needed =
@@ -109,9 +110,20 @@ impl Policy {
         }
         Ok(())
     }
+}
 
-    fn check_model(&self) -> Result<(), PolicyError> {
-        let (prefill, decode) = (&self.model.prefill, &self.model.decode);
+impl PerformanceModel {
+    /// # Errors
+    /// Names the first value that no worker can have.
+    pub fn validate(&self) -> Result<(), PolicyError> {
+        let (prefill, decode) = (&self.prefill, &self.decode);
+        let chunk = prefill.chunk_tokens;
+        check(
+            "prefill.chunkTokens",
+            f64::from(chunk),
+            chunk >= 1,
+            "at least 1",
+        )?;
         let coefficients = [
             ("prefill.baseSeconds", prefill.base_seconds),
             ("prefill.secondsPerToken", prefill.seconds_per_token),
@@ -142,7 +154,7 @@ impl Policy {
             decode.base_seconds > 0.0,
             "above 0",
         )?;
-        let (running, tokens) = (self.model.max_running, self.model.kv_tokens);
+        let (running, tokens) = (self.max_running, self.kv_tokens);
         check("maxRunning", f64::from(running), running >= 1, "at least 1")?;
         check("kvTokens", tokens as f64, tokens >= 1, "at least 1")
     }

@@ -103,7 +103,7 @@ fn of_day(time: &str) -> u32 {
     })
 }
 
-fn model(profile: &Profile) -> PerformanceModel {
+pub fn model(profile: &Profile) -> PerformanceModel {
     let (prefill, decode) = (&profile.prefill, &profile.decode);
     PerformanceModel {
         prefill: model::PrefillModel {

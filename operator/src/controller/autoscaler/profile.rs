@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use serde::Deserialize;
 
+use super::inputs;
 use super::recollections::Recollection;
 use super::target::Barred;
 use crate::api::{ConfigMapKey, Profile, ProfileSource};
@@ -86,46 +87,10 @@ fn of(from: &ConfigMapKey, found: Option<&ConfigMap>) -> Result<Profile, Barred>
         error,
     };
     let File { profile } = serde_saphyr::from_str(text).map_err(|error| none(error.to_string()))?;
-    check(&profile).map_err(none)?;
+    // What the definition checks of a profile in the spec.
+    let checked = inputs::model(&profile).validate();
+    checked.map_err(|error| none(error.to_string()))?;
     Ok(profile)
-}
-
-/// What the definition checks of a profile in the spec. What is wrong, and with which value.
-fn check(profile: &Profile) -> Result<(), String> {
-    let (prefill, decode) = (&profile.prefill, &profile.decode);
-    let one = [
-        ("prefill.chunkTokens", u64::from(prefill.chunk_tokens)),
-        ("maxRunning", u64::from(profile.max_running)),
-        ("kvTokens", profile.kv_tokens),
-    ];
-    if let Some((field, value)) = one.into_iter().find(|(_, value)| *value < 1) {
-        return Err(format!("{field} is {value}, but must be at least 1"));
-    }
-    let seconds = [
-        ("prefill.baseSeconds", prefill.base_seconds),
-        ("prefill.secondsPerToken", prefill.seconds_per_token),
-        (
-            "prefill.secondsPerTokenContext",
-            prefill.seconds_per_token_context,
-        ),
-        ("decode.baseSeconds", decode.base_seconds),
-        ("decode.secondsPerSequence", decode.seconds_per_sequence),
-        (
-            "decode.secondsPerContextToken",
-            decode.seconds_per_context_token,
-        ),
-    ];
-    let sane = |value: f64| value.is_finite() && value >= 0.0;
-    if let Some((field, value)) = seconds.into_iter().find(|(_, value)| !sane(*value)) {
-        return Err(format!("{field} is {value}, but must be a time"));
-    }
-    if prefill.base_seconds + prefill.seconds_per_token == 0.0 {
-        return Err("prefill.secondsPerToken is 0, but tokens take time".to_owned());
-    }
-    if decode.base_seconds == 0.0 {
-        return Err("decode.baseSeconds is 0, but a step takes time".to_owned());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
