@@ -78,7 +78,7 @@ impl Memory {
         let surely = rate.low + grows.min(rate.low);
         let likely = rate.likely(policy);
         let by_demand = fails(surely)
-            || (rate.steep > 0.0 && fails(likely))
+            || ((rate.steep > 0.0 || rate.rises) && fails(likely))
             || self.agreed(look, shape, present);
         let backlog = match waits > 0.0 || by_demand {
             true => self.backlog_then(look, shape, likely, waits),
