@@ -143,8 +143,10 @@ pub struct Rate {
     pub low: f64,
     /// It is surely not more.
     pub high: f64,
-    /// Sequences a second and second, as far as surely above 0.
+    /// Sequences a second and second, as far as likely above 0.
     pub trend: f64,
+    /// It surely is above 0.
+    pub rises: bool,
 }
 
 /// Standard errors that evidence takes. A look every 10 s for a month makes a quarter of a million; of a
@@ -186,7 +188,8 @@ impl Rate {
             steep: steep(window, arrivals),
             low: low_now.max(low_short).max(low_middle).max(low_long),
             high,
-            trend: trend(window, RECENT, arrivals).max(trend(window, LONG, arrivals)),
+            trend: trend(window, RECENT, arrivals, 2.0).max(trend(window, LONG, arrivals, 2.0)),
+            rises: trend(window, RECENT, arrivals, SURE_OF_MINUTE) > 0.0,
         }
     }
 
@@ -281,16 +284,16 @@ fn steep(window: &Window, dispersion: f64) -> f64 {
     }
 }
 
-/// Growth in the last `seconds` less two standard errors, but no more than either half shows: a step is in
+/// Growth in the last `seconds` less `sure` standard errors, but no more than either half shows: a step is in
 /// one of them. 0: none is sure.
-fn trend(window: &Window, seconds: f64, dispersion: f64) -> f64 {
+fn trend(window: &Window, seconds: f64, dispersion: f64, sure: f64) -> f64 {
     let pieces: Vec<&Piece> = window.recent(seconds, f64::MIN).collect();
     let covered: f64 = pieces.iter().map(|p| p.seconds).sum();
     if covered < 0.9 * MIDDLE || pieces.len() < 6 {
         return 0.0;
     }
     let (late, early) = pieces.split_at(pieces.len() / 2);
-    slope(&pieces, dispersion, 2.0)
+    slope(&pieces, dispersion, sure)
         .min(slope(late, dispersion, 0.0))
         .min(slope(early, dispersion, 0.0))
         .max(0.0)

@@ -1,7 +1,7 @@
 //! Demand against what is there: whether to go up or down, and by how much.
 //!
 //! Two questions. Is there evidence that what is there does not suffice: a rate surely above it, load that
-//! grows steeply, or a queue that makes everybody late? Then both pools are sized at once for what likely
+//! surely rises, or a queue that makes everybody late? Then both pools are sized at once for what likely
 //! comes when new replicas are there, and for what will have piled up by then. Does less surely suffice: at
 //! the upper bound of demand, with the tolerance added, for all of the stabilisation window? Then there is
 //! less, once no queue is left. Between the two lie the errors and the tolerance, so that noise does not
@@ -78,7 +78,7 @@ impl Memory {
         let surely = rate.low + grows.min(rate.low);
         let likely = rate.likely(policy);
         let by_demand = fails(surely)
-            || (rate.steep > 0.0 && fails(likely))
+            || ((rate.steep > 0.0 || rate.rises) && fails(likely))
             || self.agreed(look, shape, present);
         let backlog = match waits > 0.0 || by_demand {
             true => self.backlog_then(look, shape, likely, waits),

@@ -68,7 +68,7 @@ impl Default for Scaling {
             scale_to_zero: None,
             hpa_prefill_target: 2.0,
             hpa_decode_target: 160.0,
-            planner_interval: 60.0,
+            planner_interval: 180.0,
         }
     }
 }
