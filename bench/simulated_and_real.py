@@ -95,7 +95,7 @@ def main():
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-    profile = millrace("bench", "profile", "--for", "sim", "--context", 1024, *ENGINE[:8])
+    profile = millrace("bench", "profile", "--for", "sim", "--context", 1024, *ENGINE)
     print(profile)
     step = {name: float(value) for name, value in re.findall(r"^  (\w+): (\S+)$", profile, re.M)}
     with Deployment() as deployment:
