@@ -8,7 +8,7 @@ import pytest
 
 # Kinds by where they are defined: a Go module and a file of it.
 GATEWAY = ("sigs.k8s.io/gateway-api", "v1.6.3", "config/crd/standard/gateway.networking.k8s.io_{}.yaml")
-PROMETHEUS = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0",
+PROMETHEUS = ("github.com/prometheus-operator/prometheus-operator", "v0.88.0",
               "example/prometheus-operator-crd/monitoring.coreos.com_{}.yaml")
 DEFINITIONS = [(GATEWAY, "httproutes"), (GATEWAY, "grpcroutes"), (PROMETHEUS, "podmonitors"), (PROMETHEUS, "prometheusrules")]
 
