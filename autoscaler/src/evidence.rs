@@ -136,7 +136,7 @@ impl Memory {
             _ if prefill_is_busier && !aggregated => Role::Prefill,
             _ => Role::Decode,
         };
-        let asked = (rate.expected()) * (1.0 + policy.behavior.tolerance);
+        let asked = rate.expected() * (1.0 + policy.behavior.tolerance);
         let model = needed(&predictor, &bounds, asked, room).replicas;
         let now = *present.of(role);
         let (predicted, served) = (*model.of(role), totals.sums.ttft.count());

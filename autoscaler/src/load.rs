@@ -14,8 +14,9 @@ const RECENT: f64 = 360.0;
 /// Share of the squares that a steep line explains. Of a step it explains three quarters at most.
 const LINE: f64 = 0.8;
 const SURE_OF_SLOPE: f64 = 5.0;
-/// Pieces of traffic whose counts are compared to see how bursty arrivals are.
+/// Pieces of traffic whose counts are compared to see how bursty arrivals are, and the most that three blocks say.
 const BLOCK: usize = 3;
+const MOST_DISPERSED: f64 = 30.0;
 
 /// Prompts of about the same length.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -253,32 +254,17 @@ fn dispersion(window: &Window) -> f64 {
     }
 }
 
-const MOST_DISPERSED: f64 = 30.0;
-
 /// Sequences a second and second of the last two minutes, if they are all but a straight line: a step is
 /// none, and noise is none.
 fn steep(window: &Window, dispersion: f64) -> f64 {
     let pieces: Vec<&Piece> = window.recent(STEEP, f64::MIN).collect();
-    let seconds: f64 = pieces.iter().map(|p| p.seconds).sum();
-    let arrived: f64 = pieces.iter().map(|p| p.sums.arrived as f64).sum();
-    if seconds < 60.0 || pieces.len() < 4 || arrived < FEW {
+    let line = Line::through(&pieces);
+    if line.seconds < 60.0 || pieces.len() < 4 || line.arrived < FEW {
         return 0.0;
     }
-    let rate = arrived / seconds;
-    let middle = pieces.iter().map(|p| p.at * p.seconds).sum::<f64>() / seconds;
-    let (mut together, mut spread, mut all) = (0.0, 0.0, 0.0);
-    for piece in pieces {
-        let away = piece.at - middle;
-        let more = piece.sums.arrived as f64 / piece.seconds - rate;
-        together += piece.seconds * away * more;
-        spread += piece.seconds * away * away;
-        all += piece.seconds * more * more;
-    }
-    let slope = together / spread;
-    let line = slope * together / all;
-    let error = (dispersion * rate / spread).sqrt();
-    if line > LINE && slope > SURE_OF_SLOPE * error {
-        slope - error
+    let error = line.error(dispersion);
+    if line.explained > LINE && line.slope > SURE_OF_SLOPE * error {
+        line.slope - error
     } else {
         0.0
     }
@@ -301,18 +287,50 @@ fn trend(window: &Window, seconds: f64, dispersion: f64, sure: f64) -> f64 {
 
 /// By least squares, less `sure` standard errors.
 fn slope(pieces: &[&Piece], dispersion: f64, sure: f64) -> f64 {
-    let seconds: f64 = pieces.iter().map(|p| p.seconds).sum();
-    let arrived: f64 = pieces.iter().map(|p| p.sums.arrived as f64).sum();
-    let rate = arrived / seconds;
-    let middle = pieces.iter().map(|p| p.at * p.seconds).sum::<f64>() / seconds;
-    let (mut together, mut spread) = (0.0, 0.0);
-    for piece in pieces {
-        let away = piece.at - middle;
-        together += away * (piece.sums.arrived as f64 - rate * piece.seconds);
-        spread += away * away * piece.seconds;
-    }
-    let slope = together / spread - sure * (dispersion * rate / spread).sqrt();
+    let line = Line::through(pieces);
+    let slope = line.slope - sure * line.error(dispersion);
     if slope.is_finite() { slope } else { 0.0 }
+}
+
+/// The rates of pieces as a line over time, by least squares. Of one piece nothing is a number.
+struct Line {
+    seconds: f64,
+    arrived: f64,
+    /// Sequences a second and second.
+    slope: f64,
+    /// Share of the squares that it explains.
+    explained: f64,
+    spread: f64,
+}
+
+impl Line {
+    fn through(pieces: &[&Piece]) -> Line {
+        let seconds: f64 = pieces.iter().map(|p| p.seconds).sum();
+        let arrived: f64 = pieces.iter().map(|p| p.sums.arrived as f64).sum();
+        let rate = arrived / seconds;
+        let middle = pieces.iter().map(|p| p.at * p.seconds).sum::<f64>() / seconds;
+        let (mut together, mut spread, mut all) = (0.0, 0.0, 0.0);
+        for piece in pieces {
+            let away = piece.at - middle;
+            let more = piece.sums.arrived as f64 - rate * piece.seconds;
+            together += away * more;
+            spread += away * away * piece.seconds;
+            all += more * more / piece.seconds;
+        }
+        let slope = together / spread;
+        Line {
+            seconds,
+            arrived,
+            slope,
+            explained: slope * together / all,
+            spread,
+        }
+    }
+
+    /// The slope's, of arrivals so bursty.
+    fn error(&self, dispersion: f64) -> f64 {
+        (dispersion * self.arrived / self.seconds / self.spread).sqrt()
+    }
 }
 
 fn ratio(part: u64, whole: u64) -> Option<f64> {

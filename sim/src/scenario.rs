@@ -201,6 +201,7 @@ impl Scenario {
         if times == 1.0 {
             return self;
         }
+        let recorded = self.workload.requests.iter_mut().map(|(at, ..)| at);
         let rate = &mut self.workload.rate;
         let wave = rate.wave.iter_mut().map(|wave| &mut wave.period);
         let bursts = rate.bursts.iter_mut();
@@ -209,6 +210,7 @@ impl Scenario {
         let faults = faults.flat_map(|fault| [&mut fault.at, &mut fault.lasts]);
         [&mut self.duration, &mut self.warmup]
             .into_iter()
+            .chain(recorded)
             .chain(rate.points.iter_mut().map(|(at, _)| at))
             .chain(wave)
             .chain(bursts)

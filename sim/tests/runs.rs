@@ -203,6 +203,8 @@ policy: static
     assert_eq!((report.arrived, report.answered), (4, 4));
     let (input, output) = (report.input_rate * 60.0, report.output_rate * 60.0);
     assert_eq!((input.round(), output.round()), (1700.0, 63.0));
+    let fast = run(&scenario.clone().faster(2.0)).unwrap();
+    assert_eq!((fast.arrived, fast.seconds), (4, 30.0));
     scenario.workload.requests.swap(0, 3);
     let error = scenario.check().unwrap_err().to_string();
     assert!(error.contains("in order of time"), "{error}");

@@ -30,9 +30,7 @@ profile:
 
 @pytest.fixture(scope="module")
 def collector(tmp_path_factory):
-    binary = os.environ.get("OTEL_COLLECTOR")
-    assert binary, "OTEL_COLLECTOR names no collector; `tests/run chart` builds one"
-    with Collector(binary, tmp_path_factory.mktemp("collector")) as collector:
+    with Collector(tmp_path_factory.mktemp("collector")) as collector:
         yield collector
 
 

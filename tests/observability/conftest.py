@@ -1,4 +1,3 @@
-import os
 import sys
 from pathlib import Path
 
@@ -32,9 +31,7 @@ class Watched:
 
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory):
-    binary = os.environ.get("OTEL_COLLECTOR")
-    assert binary, "OTEL_COLLECTOR names no collector; `tests/run observability` builds one"
-    with Collector(binary, tmp_path_factory.mktemp("collector")) as collector:
+    with Collector(tmp_path_factory.mktemp("collector")) as collector:
         yield from load(tmp_path_factory, collector)
 
 

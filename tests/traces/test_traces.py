@@ -20,9 +20,7 @@ QUESTION = "What is 12 + 30? " * 20
 
 @pytest.fixture(scope="module")
 def collector(tmp_path_factory):
-    binary = os.environ.get("OTEL_COLLECTOR")
-    assert binary, "OTEL_COLLECTOR names no collector; `tests/run traces` builds one"
-    with Collector(binary, tmp_path_factory.mktemp("collector")) as collector:
+    with Collector(tmp_path_factory.mktemp("collector")) as collector:
         yield collector
 
 
