@@ -76,11 +76,12 @@ impl Graphs {
                 *known = Known::Recorded(recording);
             }
             Known::Recorded(recording) => {
+                replay(device, recording);
+                // While the device is at it: nothing is asked of it here.
                 device.set_replaying(true);
                 let done = catch_unwind(AssertUnwindSafe(pass));
                 device.set_replaying(false);
                 done.unwrap_or_else(|panic| resume_unwind(panic));
-                replay(device, recording);
             }
         }
     }

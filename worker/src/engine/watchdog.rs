@@ -71,4 +71,23 @@ mod tests {
         clock.end();
         assert!(!clock.is_overdue(longest, late));
     }
+
+    #[test]
+    fn a_step_that_never_ends_ends_its_process() {
+        use std::os::unix::process::ExitStatusExt;
+        // It is this very process that would end, so another one takes its place.
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--ignored", "--exact", "engine::watchdog::tests::hangs"]);
+        let output = child.output().unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    }
+
+    #[test]
+    #[ignore = "never ends by itself; the test above runs it"]
+    fn hangs() {
+        let clock = Arc::new(StepClock::default());
+        clock.begin();
+        watch(&clock, Duration::from_millis(50)).unwrap();
+        thread::sleep(Duration::from_secs(60));
+    }
 }
