@@ -151,13 +151,14 @@ impl<B: Backend> RankBench<B> {
             want: Want::best(),
         };
         let wanted: Vec<Wanted> = all.iter().map(best).collect();
-        self.forward.answer(&wanted);
+        let mut ranks = Ranks::Devices {
+            exchange: &mut self.exchanges[Pass::Decode as usize],
+            is_over: &|| false,
+        };
+        let answered = self.forward.answer(&wanted, &ranks);
+        answered.expect("nobody else takes part in it");
         if self.shape.mtp {
             let last: Vec<usize> = (1..rows).step_by(2).collect();
-            let mut ranks = Ranks::Devices {
-                exchange: &mut self.exchanges[Pass::Decode as usize],
-                is_over: &|| false,
-            };
             let drafts = self
                 .forward
                 .draft(&self.drafts, &all, &last, &self.pages, &mut ranks);

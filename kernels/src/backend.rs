@@ -253,7 +253,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn read_routing(&self, routing: &Self::Routing, out: &mut Vec<(u32, f32)>);
     /// Counts what was chosen in `layer`.
     fn count(&self, routing: &Self::Routing, layer: usize, tally: &mut Self::Tally);
-    /// Adds the counts to `sums`, `[layers][experts]`, and starts again from zero.
+    /// Ends a pass for what was counted: [`take_tally`](Self::take_tally) takes everything up to here.
+    fn close_tally(&self, tally: &mut Self::Tally);
+    /// Adds to `sums`, `[layers][experts]`, what was counted in passes that were closed since the last call.
     fn take_tally(&self, tally: &mut Self::Tally, sums: &mut [u64]);
     /// `out[r] = sum over chosen e, in order of choice, of weight * down_e(silu(gate_e x) * up_e x)`.
     fn moe(
@@ -343,8 +345,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Waits for the device, and answers whether every peer was there in every turn since they were connected. No
     /// peer is waited for once `is_over` says so.
     fn exchange_finish(&self, exchange: &Self::Exchange, is_over: &dyn Fn() -> bool) -> bool;
-    /// Adds the pieces of work that were sent, `[layers][ranks]`, and computed here, `[layers]`, and starts
-    /// again from zero.
+    /// Ends a pass for what was counted: [`exchange_counts`](Self::exchange_counts) takes everything up to here.
+    fn exchange_close(&self, exchange: &mut Self::Exchange);
+    /// Adds the pieces of work that were sent, `[layers][ranks]`, and computed here, `[layers]`, in passes that were
+    /// closed since the last call.
     fn exchange_counts(
         &self,
         exchange: &mut Self::Exchange,

@@ -7,8 +7,8 @@ use millrace_model::blocks::BLOCK_TOKENS;
 
 use super::Engine;
 use crate::{
-    Event, Finish, FinishReason, Kind, PrefillPlace, PromptLogProbs, TokenOutput,
-    forward::Wanted,
+    Event, Finish, FinishReason, Kind, PrefillPlace, PromptLogProbs, StepDropped, TokenOutput,
+    forward::{Ranks, Wanted},
     request::{Output, Start},
     sampling::{Answer, NotFinite, Token, Want},
     scheduler::{Scheduler, Share},
@@ -38,17 +38,31 @@ fn want<'a>(sequence: &'a Sequence, draft: Option<u32>, ends: &[u32]) -> Want<'a
 }
 
 impl<B: Backend> Engine<B> {
-    /// Chooses tokens and scores those that are known.
-    pub(super) fn sample(&mut self, shares: &[Share], events: &mut Vec<Event>) -> Vec<ShareResult> {
+    /// Chooses tokens and scores those that are known. What is wanted is found while a device still computes.
+    pub(super) fn answer(
+        &mut self,
+        shares: &[Share],
+        ranks: &Ranks<'_, B>,
+    ) -> Result<Vec<Answer>, StepDropped> {
         let ends = &self.model.common.eos_token_ids;
         let wanted = wanted_rows(&self.scheduler.running, shares, &self.batch, ends);
-        let mut answers = self.forward.answer(&wanted).into_iter();
+        self.forward.answer(&wanted, ranks)
+    }
+
+    /// Gives sequences what was chosen for them.
+    pub(super) fn accept(
+        &mut self,
+        shares: &[Share],
+        answers: Vec<Answer>,
+        events: &mut Vec<Event>,
+    ) -> Vec<ShareResult> {
+        let mut answers = answers.into_iter();
         let mut results = Vec::with_capacity(shares.len());
-        // Out of the scheduler while they are worked on: sampling needs the engine, too.
+        // Out of the scheduler while they are worked on: that needs the engine, too.
         let mut running = std::mem::take(&mut self.scheduler.running);
         for share in shares {
             let sequence = &mut running[share.sequence];
-            let result = self.sample_share(share, sequence, &mut answers);
+            let result = self.accept_share(share, sequence, &mut answers);
             if result.failed {
                 let message = NotFinite.to_string();
                 events.push(Event::Failed {
@@ -63,7 +77,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// `answers`: from those to the share's first row on.
-    fn sample_share(
+    fn accept_share(
         &mut self,
         share: &Share,
         sequence: &mut Sequence,

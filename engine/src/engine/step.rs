@@ -47,12 +47,14 @@ impl<B: Backend> Engine<B> {
     ) -> Result<(), StepDropped> {
         self.build_batch(shares);
         let memory = self.pool.memory().clone();
+        let mut events = Vec::new();
         let computed = self.forward.run(&self.batch, &memory, ranks);
-        self.count_experts(computed, ranks)?;
+        let answers = computed.and_then(|()| self.answer(shares, ranks));
+        let completed = answers.as_ref().map(|_| ()).map_err(|dropped| *dropped);
+        self.count_experts(completed, ranks)?;
         self.counters.steps += 1;
         self.counters.step_tokens += self.batch.rows() as u64;
-        let mut events = Vec::new();
-        let results = self.sample(shares, &mut events);
+        let results = self.accept(shares, answers?, &mut events);
         let drafted = self.draft(shares, &results, &memory, ranks);
         self.finish_step(shares, results, &mut events);
         // Who hears of a page may read it at once.

@@ -172,7 +172,14 @@ impl<B: Backend> DeepSeek<B> {
         Ok(())
     }
 
-    /// What passes among `ranks` have counted since it was last kept or forgotten.
+    /// Ends a pass for what it counts.
+    pub fn close_counts(&mut self, backend: &B, ranks: &mut Ranks<'_, B>) {
+        if let Some(space) = &mut self.space.moe {
+            space.close_counts(backend, ranks);
+        }
+    }
+
+    /// What closed passes among `ranks` have counted since it was last kept or forgotten.
     pub fn counts(&mut self, backend: &B, ranks: &mut Ranks<'_, B>) -> Option<&mut StepCounts> {
         let moe = self.space.moe.as_mut();
         moe.map(|space| space.counts(backend, ranks))

@@ -26,7 +26,8 @@ pub enum Ranks<'a, B: Backend> {
 }
 
 impl<B: Backend> Ranks<'_, B> {
-    /// Waits for a pass on devices to end, and answers whether all ranks were there.
+    /// Waits for a pass on devices to end, and answers whether all ranks were there. Before this nothing may be waited
+    /// for by itself, since a rank that is gone would keep it from ending.
     pub fn finish(&self, backend: &B) -> Result<(), StepDropped> {
         match self {
             Ranks::Devices { exchange, is_over } if !backend.exchange_finish(exchange, is_over) => {

@@ -166,7 +166,7 @@ impl<B: Backend> Forward<B> {
         }
     }
 
-    /// What passes among `ranks` have counted since it was last kept or forgotten; `None` for a model without
+    /// What passes among `ranks` have counted since it was last kept or forgotten, up to the last; `None` for a model without
     /// experts.
     pub(crate) fn counts(&mut self, ranks: &mut Ranks<'_, B>) -> Option<&mut StepCounts> {
         match &mut self.body {
@@ -189,7 +189,8 @@ impl<B: Backend> Forward<B> {
         }
     }
 
-    /// Computes the hidden states of `batch` and writes its cache rows.
+    /// Computes the hidden states of `batch` and writes its cache rows, or asks a device to: only
+    /// [`answer`](Self::answer) says whether it was completed.
     ///
     /// # Errors
     /// Only among other ranks. Computing the same batch again is all there is to do: what was
@@ -215,7 +216,14 @@ impl<B: Backend> Forward<B> {
             true => pass(),
             false => backend.replayed(0, batch, pages, pass),
         }
-        done.and_then(|()| ranks.finish(backend))
+        self.close_counts(ranks);
+        done
+    }
+
+    fn close_counts(&mut self, ranks: &mut Ranks<'_, B>) {
+        if let Body::DeepSeek(body) = &mut self.body {
+            body.close_counts(&self.backend, ranks);
+        }
     }
 
     /// Runs the largest batch once, into pages that nobody has yet, so that a device finds room for what it
@@ -254,19 +262,27 @@ impl<B: Backend> Forward<B> {
             .map(|row| wanted(*row, 1))
             .chain([wanted(0, 0)])
             .collect();
-        self.answer(&wanted);
+        let answered = self.answer(&wanted, ranks);
         let drafted = match self.drafts() {
             true => self.draft(&batch, &all, &[0], pages, ranks).map(|_| ()),
             false => Ok(()),
         };
-        computed.and(drafted).expect("nobody else takes part in it");
+        let done = computed.and(answered.map(|_| ())).and(drafted);
+        done.expect("nobody else takes part in it");
         if let Some(counts) = self.counts(ranks) {
             counts.forget();
         }
     }
 
     /// What is wanted of the logits of rows of the last [`run`](Self::run), in their order.
-    pub fn answer(&mut self, wanted: &[Wanted<'_>]) -> Vec<Answer> {
+    ///
+    /// # Errors
+    /// The run was not completed after all.
+    pub fn answer(
+        &mut self,
+        wanted: &[Wanted<'_>],
+        ranks: &Ranks<'_, B>,
+    ) -> Result<Vec<Answer>, StepDropped> {
         let room = self.backend.capacity(&self.logits);
         let mut answers = Vec::with_capacity(wanted.len());
         while answers.len() < wanted.len() {
@@ -280,10 +296,13 @@ impl<B: Backend> Forward<B> {
             self.backend.gather(&self.hidden, &rows, &mut self.gathered);
             self.backend
                 .apply(&self.head, &self.gathered, 0, &mut self.logits);
+            // As late as can be, so that a device has something to do.
+            ranks.finish(&self.backend)?;
             let wants = wanted[first..end].iter().map(|wanted| &wanted.want);
             answers.extend(sampling::answer(&*self.backend, &mut self.logits, wants));
         }
-        answers
+        ranks.finish(&self.backend)?;
+        Ok(answers)
     }
 
     /// Runs the MTP layer over `rows` of the last [`run`](Self::run). `batch` gives, for each of
@@ -303,8 +322,9 @@ impl<B: Backend> Forward<B> {
         let (backend, hidden) = (&*self.backend, &self.hidden);
         backend.place(batch, &mut self.placed);
         let batch = &self.placed;
-        body.run_mtp(backend, &self.embed, hidden, rows, batch, pages, ranks)?;
-        ranks.finish(backend)?;
+        let done = body.run_mtp(backend, &self.embed, hidden, rows, batch, pages, ranks);
+        body.close_counts(backend, ranks);
+        done?;
         let mut drafts = Vec::with_capacity(wanted.len());
         let mut best = Vec::new();
         for wanted in wanted.chunks(LOGIT_ROWS) {
@@ -316,9 +336,11 @@ impl<B: Backend> Forward<B> {
                 0,
                 &mut self.logits,
             );
+            ranks.finish(&self.backend)?;
             self.backend.arg_max(&self.logits, &mut best);
             drafts.extend(best.iter().map(|(token, _)| *token));
         }
+        ranks.finish(&self.backend)?;
         Ok(drafts)
     }
 }

@@ -224,7 +224,15 @@ impl<B: Backend> MoeSpace<B> {
         }
     }
 
-    /// What passes among `ranks` have counted since it was last kept or forgotten.
+    /// Ends a pass for what it counts.
+    pub fn close_counts(&mut self, backend: &B, ranks: &mut Ranks<'_, B>) {
+        backend.close_tally(&mut self.tally);
+        if let Ranks::Devices { exchange, .. } = ranks {
+            backend.exchange_close(exchange);
+        }
+    }
+
+    /// What closed passes among `ranks` have counted since it was last kept or forgotten.
     pub fn counts(&mut self, backend: &B, ranks: &mut Ranks<'_, B>) -> &mut StepCounts {
         backend.take_tally(&mut self.tally, self.counts.chosen());
         if let Ranks::Devices { exchange, .. } = ranks {

@@ -503,6 +503,9 @@ impl Backend for CpuBackend {
         tally.count(layer, routing);
     }
 
+    // What was asked for is done.
+    fn close_tally(&self, _: &mut Tally) {}
+
     fn take_tally(&self, tally: &mut Tally, sums: &mut [u64]) {
         tally.take(sums);
     }
@@ -588,6 +591,10 @@ impl Backend for CpuBackend {
     }
 
     fn exchange_finish(&self, exchange: &Infallible, _: &dyn Fn() -> bool) -> bool {
+        match *exchange {}
+    }
+
+    fn exchange_close(&self, exchange: &mut Infallible) {
         match *exchange {}
     }
 

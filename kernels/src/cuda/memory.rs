@@ -67,7 +67,7 @@ impl Memory {
         copied.unwrap_or_else(|error| Memory::nowhere(device, error))
     }
 
-    fn nowhere(device: &Arc<Device>, error: KernelError) -> Memory {
+    pub(super) fn nowhere(device: &Arc<Device>, error: KernelError) -> Memory {
         device.ledger().refuse(error);
         Memory {
             device: device.clone(),

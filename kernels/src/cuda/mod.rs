@@ -2,7 +2,7 @@
 //!
 //! Activations are bf16; what is summed over layers or compared (residual, router logits, logits) is float32, and so
 //! are all sums inside ops. Each op asks for its kernels on one stream and returns; only what copies to the host
-//! (`read`, `read_routing`, `take_tally`) waits. An op's kernels are in a `.cu` file beside this one, named
+//! (`read`, `read_routing`, what is chosen from logits, counts) waits. An op's kernels are in a `.cu` file beside this one, named
 //! `architecture_type_op.cu`; `build.rs` compiles them, and `device` embeds and loads them.
 //!
 //! The driver is loaded at run time, so a binary with feature `cuda` starts anywhere, and [`CudaBackend::new`] says
@@ -30,6 +30,7 @@ mod params;
 mod profile;
 mod rows;
 mod sharing;
+mod sums;
 mod tensor;
 mod uploads;
 mod weights;

@@ -9,6 +9,7 @@ use super::fp8;
 use super::grouped::{self, Grouped};
 use super::memory::{Memory, Scratch};
 use super::params::{self, Address};
+use super::sums::Sums;
 use super::tensor::{Kind, Tensor};
 use super::weights::{Form, Weights};
 use crate::Work;
@@ -24,7 +25,7 @@ pub struct Routing {
 
 /// How often each expert was chosen, `[layers][experts]`.
 pub struct Tally {
-    pub(super) sums: Memory,
+    pub(super) sums: Sums,
     pub(super) layers: usize,
     pub(super) experts: usize,
 }
@@ -115,7 +116,7 @@ impl Routing {
 impl Tally {
     pub(super) fn new(device: &Arc<Device>, layers: usize, experts: usize) -> Tally {
         Tally {
-            sums: Memory::noted(device, layers * experts * size_of::<u64>(), "counts"),
+            sums: Sums::noted(device, layers * experts, "counts of choices"),
             layers,
             experts,
         }

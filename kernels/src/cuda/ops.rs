@@ -579,7 +579,7 @@ impl Backend for CudaBackend {
         let params = params::Count {
             chosen: routing.experts.address(),
             count: routing.choices() as u32,
-            sums: tally.sums.address() + (layer * tally.experts * size_of::<u64>()) as u64,
+            sums: tally.sums.address(layer * tally.experts),
         };
         let shape = Shape {
             grid: [routing.choices().div_ceil(256), 1, 1],
@@ -595,14 +595,12 @@ impl Backend for CudaBackend {
         });
     }
 
+    fn close_tally(&self, tally: &mut Tally) {
+        tally.sums.close();
+    }
+
     fn take_tally(&self, tally: &mut Tally, sums: &mut [u64]) {
-        let mut counts = vec![0u64; tally.layers * tally.experts];
-        assert_eq!(sums.len(), counts.len(), "one sum a layer and expert");
-        tally.sums.download(0, &mut counts);
-        tally.sums.clear();
-        for (sum, count) in sums.iter_mut().zip(counts) {
-            *sum += count;
-        }
+        tally.sums.take(sums);
     }
 
     fn moe(&self, x: &Tensor, routing: &Routing, experts: &Experts, out: &mut Tensor) {
@@ -717,6 +715,10 @@ impl Backend for CudaBackend {
 
     fn exchange_finish(&self, exchange: &Exchange, is_over: &dyn Fn() -> bool) -> bool {
         exchange.finish(&self.device, is_over)
+    }
+
+    fn exchange_close(&self, exchange: &mut Exchange) {
+        exchange.close_counts();
     }
 
     fn exchange_counts(&self, exchange: &mut Exchange, sent: &mut [u64], computed: &mut [u64]) {

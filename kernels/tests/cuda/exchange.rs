@@ -137,6 +137,7 @@ fn a_mirrored_rank_computes_what_a_lone_one_does() {
             pieces[layer] += (rows * per_token) as u64;
         }
         let (mut sent, mut computed) = (vec![0; shape.layers * ranks], vec![0; shape.layers]);
+        pair.cuda.exchange_close(&mut exchange);
         pair.cuda
             .exchange_counts(&mut exchange, &mut sent, &mut computed);
         assert_eq!(computed, pieces);

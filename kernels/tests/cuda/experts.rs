@@ -115,14 +115,21 @@ fn choice() {
                 let mut tally = pair.cuda.tally(3, experts);
                 pair.cuda.count(&on_cuda, 2, &mut tally);
                 pair.cuda.count(&on_cuda, 2, &mut tally);
+                pair.cuda.close_tally(&mut tally);
                 let mut sums = vec![1u64; 3 * experts];
                 pair.cuda.take_tally(&mut tally, &mut sums);
                 let mut expected = vec![1u64; 3 * experts];
                 got.iter()
                     .for_each(|(expert, _)| expected[2 * experts + *expert as usize] += 2);
                 assert_eq!(sums, expected);
+                pair.cuda.count(&on_cuda, 1, &mut tally);
                 pair.cuda.take_tally(&mut tally, &mut sums);
-                assert_eq!(sums, expected, "it starts again from zero");
+                assert_eq!(sums, expected, "the pass was not closed yet");
+                pair.cuda.close_tally(&mut tally);
+                pair.cuda.take_tally(&mut tally, &mut sums);
+                got.iter()
+                    .for_each(|(expert, _)| expected[experts + *expert as usize] += 1);
+                assert_eq!(sums, expected, "it goes on from there");
             }
         }
     }

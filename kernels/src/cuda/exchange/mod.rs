@@ -14,6 +14,7 @@ use super::CudaBackend;
 use super::device::Device;
 use super::memory::{Memory, Scratch};
 use super::params::{self, Address};
+use super::sums::Sums;
 use super::window::{Opened, ProcessId, Window};
 use crate::{ExchangeShape, KernelError, ReplicaTable};
 use layout::Layout;
@@ -43,7 +44,7 @@ pub struct Exchange {
     state: Memory,
     sent: Memory,
     table: Table,
-    sums: Sums,
+    counts: Counts,
     slots: Scratch,
     rows: Scratch,
     homes: Scratch,
@@ -59,12 +60,12 @@ struct Table {
     replicas: Memory,
 }
 
-/// Counts since they were taken last.
-struct Sums {
+/// Pieces of work.
+struct Counts {
     /// `[layers][ranks]`.
-    sent: Memory,
+    sent: Sums,
     /// `[layers]`.
-    computed: Memory,
+    computed: Sums,
 }
 
 impl Table {
@@ -104,9 +105,9 @@ impl Exchange {
             state: memory(4 * STATE_WORDS)?,
             sent: memory(8 * shape.ranks)?,
             table: Table::new(device, table)?,
-            sums: Sums {
-                sent: memory(8 * shape.layers * shape.ranks)?,
-                computed: memory(8 * shape.layers)?,
+            counts: Counts {
+                sent: Sums::new(device, shape.layers * shape.ranks, "pieces sent")?,
+                computed: Sums::new(device, shape.layers, "pieces computed")?,
             },
             slots: Scratch::default(),
             rows: Scratch::default(),
@@ -173,19 +174,15 @@ impl Exchange {
         !self.stop.is_set()
     }
 
-    /// Adds what was counted to `sent`, `[layers][ranks]`, and `computed`, `[layers]`, and starts again from zero.
+    pub(super) fn close_counts(&mut self) {
+        self.counts.sent.close();
+        self.counts.computed.close();
+    }
+
+    /// Adds what was counted to `sent`, `[layers][ranks]`, and `computed`, `[layers]`.
     pub(super) fn take_counts(&mut self, sent: &mut [u64], computed: &mut [u64]) {
-        for (memory, sums) in [
-            (&mut self.sums.sent, sent),
-            (&mut self.sums.computed, computed),
-        ] {
-            let mut counts = vec![0u64; sums.len()];
-            memory.download(0, &mut counts);
-            memory.clear();
-            for (sum, count) in sums.iter_mut().zip(counts) {
-                *sum += count;
-            }
-        }
+        self.counts.sent.take(sent);
+        self.counts.computed.take(computed);
     }
 }
 

@@ -47,7 +47,7 @@ impl Exchange {
             code_stride: 2 * x.stride() as u64,
             code_bytes: 2 * x.stride() as u64,
             scales: 0,
-            sums: self.sums.sent.address() + (8 * layer * shape.ranks) as u64,
+            sums: self.counts.sent.address(layer * shape.ranks),
         };
         if let [Form::Fp8(_), _] = experts.forms() {
             let rows = x.narrow(device, 0, x.cols());
@@ -134,7 +134,7 @@ impl Exchange {
             slots: address(&mut self.slots, 4 * most),
             rows: address(&mut self.rows, 4 * most),
             homes: address(&mut self.homes, 8 * most),
-            sum: self.sums.computed.address() + 8 * self.layer as u64,
+            sum: self.counts.computed.address(self.layer),
         };
         let shape = Shape {
             grid: [1, 1, 1],
