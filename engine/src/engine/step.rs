@@ -60,7 +60,10 @@ impl<B: Backend> Engine<B> {
         // Who hears of a page may read it at once.
         self.forward.wait();
         events.into_iter().for_each(emit);
-        self.count_experts(drafted, ranks)
+        match self.forward.drafts() {
+            true => self.count_experts(drafted, ranks),
+            false => Ok(()),
+        }
     }
 
     /// Keeps what a pass among `ranks` counted if it was completed.
