@@ -88,20 +88,26 @@ go_binary() {
   touch "$stamp"
 }
 
-# otel_collector: OpenTelemetry's collector, of the parts that tests/traces/otelcol names, at the versions that it pins.
-# Sets OTEL_COLLECTOR, unless the caller has.
-otel_collector() {
-  [ -z "${OTEL_COLLECTOR:-}" ] || return 0
-  local parts="$root/tests/traces/otelcol" binary
-  binary="$tools/bin/otelcol-$(cat "$parts"/main.go "$parts"/go.mod "$parts"/go.sum | sha256sum | cut -c1-12)"
+# go_program VARIABLE NAME FOLDER: a program of the tests' own, at the versions that its go.mod pins, built when it
+# changes. Sets VARIABLE to where it is, unless the caller has.
+go_program() {
+  [ -z "${!1:-}" ] || return 0
+  local parts="$root/$3" binary
+  binary="$tools/bin/$2-$(cat "$parts"/main.go "$parts"/go.mod "$parts"/go.sum | sha256sum | cut -c1-12)"
   if [ ! -e "$binary" ]; then
     go_tool || return 1
-    echo "building OpenTelemetry's collector into $tools (once)"
+    echo "building $2 into $tools (once)"
     mkdir -p "$tools/bin"
     (cd "$parts" && go build -trimpath -o "$binary" .) || return 1
   fi
-  export OTEL_COLLECTOR="$binary"
+  export "$1=$binary"
 }
+
+# OpenTelemetry's collector, of the parts that the tests need.
+otel_collector() { go_program OTEL_COLLECTOR otelcol tests/traces/otelcol; }
+
+# What holds dashboards against Grafana's own schema.
+grafana_schema() { go_program GRAFANA_SCHEMA grafana-schema tests/observability/grafana; }
 
 # kube_build: begins to build Kubernetes, kubectl and helm in the background, which takes long the first
 # time and is at once over after that.

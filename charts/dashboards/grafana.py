@@ -78,13 +78,18 @@ class Panel:
         }
 
 
+# Grafana's defaults are written out where it needs a field: without `showLegend` it shows none.
 OPTIONS = {
-    "timeseries": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}},
+    "timeseries": {"legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
+                   "tooltip": {"mode": "multi", "sort": "desc"}},
     "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "none", "graphMode": "none"},
-    "table": {},
+    "table": {"frameIndex": 0, "showHeader": True},
     # A row a series, coloured by its value.
-    "heatmap": {"calculate": False, "cellGap": 0, "color": {"mode": "scheme", "scheme": "RdYlGn", "steps": 64},
-                "yAxis": {"axisPlacement": "left"}, "legend": {"show": True}, "tooltip": {"mode": "single"}},
+    "heatmap": {"calculate": False, "cellGap": 0, "showValue": "never",
+                "color": {"mode": "scheme", "scheme": "RdYlGn", "steps": 64, "reverse": False, "fill": "dark-orange",
+                          "exponent": 0.5},
+                "exemplars": {"color": "rgba(255,0,255,0.7)"}, "yAxis": {"axisPlacement": "left"}, "legend": {"show": True},
+                "tooltip": {"mode": "single"}},
 }
 
 
@@ -133,7 +138,8 @@ def dashboard(name, title, description, variables, rows):
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
         "links": [{"type": "dashboards", "title": "Millrace", "tags": ["millrace"], "asDropdown": True, "keepTime": True,
-                   "includeVars": True}],
+                   "includeVars": True, "targetBlank": False, "icon": "external link", "tooltip": ""}],
+        "annotations": {"list": []},
         "templating": {"list": [datasource, *variables]},
         "panels": panels,
     }
