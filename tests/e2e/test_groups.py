@@ -7,10 +7,11 @@ import os
 import random
 import subprocess
 import threading
+import time
 
 import pytest
 
-from deployment import BINARY, Deployment, environment, idle, wait_for
+from deployment import BINARY, PATIENCE, Deployment, environment, idle, wait_for
 from groups import epoch, group, rank_pids, whole
 from load import TOKENS, assert_same, run
 
@@ -77,9 +78,13 @@ def test_experts_move_under_load_and_no_token_changes(reference):
     with Deployment("--decode-ranks", "2", "--redundant-experts", "8", "--aggregated", *RESTLESS) as deployment, Drift(deployment):
         wait_for(whole(deployment.http), "the group")
         first, loads = epoch(deployment.http), 0
-        while (changes := epoch(deployment.http) - first) < CHANGES:
+        last, since = first, time.monotonic()
+        while (changes := (now := epoch(deployment.http)) - first) < CHANGES:
+            if now != last:
+                last, since = now, time.monotonic()
+            # By the clock: a fast device goes through many loads between two looks of the balancer.
+            assert time.monotonic() - since < PATIENCE, f"only {changes} changes in {loads} loads"
             loads += 1
-            assert loads <= 20 + 2 * CHANGES, f"only {changes} changes in {loads} loads"
             assert_same(run(deployment, f"load {loads}"), reference, f"load {loads}, {changes} changes before it")
         found = group(deployment.http)
         assert found["epoch"]["reset"] <= first, "nobody was lost on the way"
