@@ -1,8 +1,9 @@
 //! How long things take on a modelled worker. A profile is a file, so that a measurement can write it.
 //!
 //! ```text
-//! step      = base + sequence * decoding + context * their tokens          (decode)
-//!           + token * tokens + token_context * sum of each one's context   (prefill, chunk by chunk)
+//! decode    = base + sequence * decoding + context * their tokens
+//! prefill   = prefill_base + token * tokens + token_context * sum of each one's context   (chunk by chunk)
+//! both      = the larger base, and the rest of either
 //! transfer  = latency + bytes / bandwidth, one after another on the sender's link
 //! ```
 //!
@@ -46,8 +47,11 @@ pub struct Profile {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepTime {
-    /// Of any step.
+    /// Of a step that decodes.
     pub base: f64,
+    /// Of a step that computes prompt tokens. Absent: `base`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefill_base: Option<f64>,
     /// Of each sequence that decodes.
     pub sequence: f64,
     /// Of each token that such a sequence looks back at.
@@ -89,6 +93,7 @@ impl Default for Profile {
         Profile {
             step: StepTime {
                 base: 13.93e-3,
+                prefill_base: None,
                 sequence: 84.7e-6,
                 context: 27.85e-9,
                 token: 95.2e-6,
@@ -148,20 +153,31 @@ impl StepTime {
     pub fn scale(&mut self, factor: f64) {
         let StepTime {
             base,
+            prefill_base,
             sequence,
             context,
             token,
             token_context,
         } = self;
-        for seconds in [base, sequence, context, token, token_context] {
+        let always = [base, sequence, context, token, token_context];
+        for seconds in always.into_iter().chain(prefill_base) {
             *seconds *= factor;
         }
+    }
+
+    pub fn prefill_base(&self) -> f64 {
+        self.prefill_base.unwrap_or(self.base)
     }
 
     /// Seconds of `steps` steps of the same sequences, each of which is a token longer after each.
     pub fn of(&self, work: &Work, steps: u64) -> f64 {
         let (decoding, context) = (work.decoding as f64, work.context as f64);
-        let one = self.base
+        let base = match (work.decoding, work.tokens) {
+            (_, 0) => self.base,
+            (0, _) => self.prefill_base(),
+            _ => self.base.max(self.prefill_base()),
+        };
+        let one = base
             + self.sequence * decoding
             + self.context * context
             + self.token * work.tokens as f64
@@ -215,6 +231,39 @@ mod tests {
             work.context += work.decoding;
         }
         assert!((together - sum).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_prefill_step_has_its_own_base_and_one_that_decodes_too_the_larger() {
+        let mut step = Profile::default().step;
+        let decode = Work {
+            decoding: 1,
+            ..Work::default()
+        };
+        let (mut prefill, mut both) = (Work::default(), decode);
+        prefill.chunk(1, 0);
+        both.chunk(1, 0);
+        let bases = |step: &StepTime| {
+            let without = StepTime {
+                base: 0.0,
+                prefill_base: None,
+                ..*step
+            };
+            [decode, prefill, both].map(|work| step.of(&work, 1) - without.of(&work, 1))
+        };
+        let near = |step: &StepTime, expected: [f64; 3]| {
+            let off = bases(step).into_iter().zip(expected);
+            off.map(|(base, expected)| (base - expected).abs())
+                .all(|off| off < 1e-12)
+        };
+        step.base = 3e-3;
+        assert!(near(&step, [3e-3; 3]), "as profiles without the field say");
+        step.prefill_base = Some(5e-3);
+        assert!(near(&step, [3e-3, 5e-3, 5e-3]));
+        step.prefill_base = Some(1e-3);
+        assert!(near(&step, [3e-3, 1e-3, 3e-3]));
+        step.scale(2.0);
+        assert!(near(&step, [6e-3, 2e-3, 6e-3]));
     }
 
     #[test]
