@@ -1,7 +1,8 @@
 """A real deployment under recorded load, and the simulation of it: `bench/run simulated-and-real`.
 
-One prefill and one decode worker of the embedded tiny-r1 on one thread each. Their steps are measured first, by `millrace bench profile`, and what a message between processes takes, by requests that come alone.
-Then requests of many lengths come at random times, faster and faster; the same requests, at the same times, go through
+One prefill and one decode worker of the embedded tiny-r1 on one thread each, with router and client beside them. Steps are measured first, by `millrace bench profile`: an engine alone. By how much longer they take in a worker, and
+what a message between processes takes, is then measured by requests that come alone, short prompts and long ones.
+Last, requests of many lengths come at random times, faster and faster; the same requests, at the same times, go through
 `millrace sim`. Printed are both, and how far the simulation is off. Nothing of the load itself goes into the model.
 """
 
@@ -26,7 +27,9 @@ PAGE_BYTES = 64 * MODEL["num_hidden_layers"] * (MODEL["kv_lora_rank"] + MODEL["q
 ENGINE = ["--threads", THREADS, "--max-running", RUNNING, "--max-batch-tokens", CHUNK, "--kv-pages", PAGES, "--no-mtp",
           "--no-prefix-cache"]
 PERCENTILES = [50, 90, 99]
-LONE = 12
+# Prompts of each length that come alone, and how far off a quantile may be.
+LONE, BAR = 20, 0.15
+STEP_OF = {"prefill": ["prefill_base", "token", "token_context"], "decode": ["base", "sequence", "batch", "context"]}
 
 
 def millrace(*args):
@@ -86,6 +89,33 @@ def simulate(folder, step, hop, requests):
     return report
 
 
+def scaled(value, factor):
+    """A time, or times by number of sequences."""
+    return [[number, seconds * factor] for number, seconds in value] if isinstance(value, list) else value * factor
+
+
+def alone(folder, deployment, step):
+    """The steps as workers take them, and seconds of a message, by requests of which there is one at a time."""
+    real, model = [], []
+    for tokens in (32, CHUNK):
+        requests = deployment.load(folder, "--requests", LONE, "--concurrency", 1, "--prompt-tokens", tokens, "--output-tokens", 64)
+        report = simulate(folder, step, 0, requests)
+        real.append({key: quantiles(one[key] for one in requests)[0] for key in ("ttft", "itl")})
+        model.append({key: report[key]["p50"] for key in ("ttft", "itl")})
+    # Messages are the same for both lengths, so the difference between these is of prefill alone.
+    longer = {
+        "prefill": (real[1]["ttft"] - real[0]["ttft"]) / (model[1]["ttft"] - model[0]["ttft"]),
+        "decode": sum(one["itl"] for one in real) / sum(one["itl"] for one in model),
+    }
+    step = {name: scaled(step[name], factor) for role, factor in longer.items() for name in STEP_OF[role]}
+    # A time to first token grows by the same number of messages, whatever one takes.
+    without, with_a_millisecond = (simulate(folder, step, hop, requests)["ttft"]["p50"] for hop in (0, 0.001))
+    hop = max(0, (real[1]["ttft"] - without) / (with_a_millisecond - without) / 1000)
+    print(f"by {LONE} lone requests each of 32 and {CHUNK} tokens: steps take {longer['prefill']:.3f} times as long in a prefill worker\n"
+          f"and {longer['decode']:.3f} times in a decode worker; a message from process to process takes {1e3 * hop:.2f} ms\n")
+    return step, hop
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=float, nargs="+", default=[1, 2, 3], help="requests a second")
@@ -97,15 +127,12 @@ def main():
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
     profile = millrace("bench", "profile", "--for", "sim", "--context", 1024, *ENGINE)
     print(profile)
-    step = {name: float(value) for name, value in re.findall(r"^  (\w+): (\S+)$", profile, re.M)}
+    step = {name: json.loads(value) for name, value in re.findall(r"^  (\w+): (.+)$", profile, re.M)}
+    outside = []
     with Deployment() as deployment:
         load = lambda *more: deployment.load(folder, "--prompt-tokens", args.prompts, "--output-tokens", args.outputs, *more)
         load("--requests", 4, "--concurrency", 1)
-        lone = load("--requests", LONE, "--concurrency", 1)
-        # A time to first token grows by the same number of messages, whatever one takes.
-        of_one = [simulate(folder, step, hop, lone)["ttft"]["p50"] for hop in (0, 0.001)]
-        hop = max(0, (quantiles(one["ttft"] for one in lone)[0] - of_one[0]) / (of_one[1] - of_one[0]) / 1000)
-        print(f"a message from process to process takes {1e3 * hop:.2f} ms, by the median first token of {LONE} lone requests\n")
+        step, hop = alone(folder, deployment, step)
         print(f"{'':<22}{'measured':>27}{'simulated':>27}{'off by':>24}")
         print(f"{'ms':<22}" + 2 * f"{'p50':>9}{'p90':>9}{'p99':>9}" + f"{'p50':>8}{'p90':>8}{'p99':>8}")
         for rate in args.rates:
@@ -116,8 +143,11 @@ def main():
                 measured = quantiles(one[key] for one in real)
                 simulated = [report[key][f"p{percent}"] for percent in PERCENTILES]
                 off = [s / m - 1 for m, s in zip(measured, simulated)]
+                outside += [f"{name} p{percent} at {rate:g} a second ({100 * part:+.0f}%)"
+                            for percent, part in zip(PERCENTILES, off) if abs(part) > BAR]
                 print(f"  {name:<20}" + "".join(f"{value:>9.1f}" for value in measured + simulated)
                       + "".join(f"{100 * part:>+7.0f}%" for part in off))
+    print(f"\nwithin {100 * BAR:.0f} %: " + ("all" if not outside else "all but " + ", ".join(outside)))
     shutil.rmtree(folder)
 
 

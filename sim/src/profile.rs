@@ -44,7 +44,7 @@ pub struct Profile {
 }
 
 /// Seconds, all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepTime {
     /// Of a step that decodes.
@@ -54,6 +54,10 @@ pub struct StepTime {
     pub prefill_base: Option<f64>,
     /// Of each sequence that decodes.
     pub sequence: f64,
+    /// Of so many sequences together, where that is no line through 0: `[sequences, seconds]` by number, the last for
+    /// the largest batch measured. Lines lie between them, and past the last, each costs `sequence`. Absent: all do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub batch: Vec<[f64; 2]>,
     /// Of each token that such a sequence looks back at.
     pub context: f64,
     /// Of each prompt token.
@@ -95,6 +99,7 @@ impl Default for Profile {
                 base: 13.93e-3,
                 prefill_base: None,
                 sequence: 84.7e-6,
+                batch: Vec::new(),
                 context: 27.85e-9,
                 token: 95.2e-6,
                 token_context: 26.27e-9,
@@ -155,18 +160,31 @@ impl StepTime {
             base,
             prefill_base,
             sequence,
+            batch,
             context,
             token,
             token_context,
         } = self;
         let always = [base, sequence, context, token, token_context];
-        for seconds in always.into_iter().chain(prefill_base) {
+        let batch = batch.iter_mut().map(|[_, seconds]| seconds);
+        for seconds in always.into_iter().chain(prefill_base).chain(batch) {
             *seconds *= factor;
         }
     }
 
     pub fn prefill_base(&self) -> f64 {
         self.prefill_base.unwrap_or(self.base)
+    }
+
+    /// Seconds of so many sequences that decode, but for what they look back at.
+    fn batch(&self, decoding: f64) -> f64 {
+        let after = self.batch.partition_point(|[number, _]| *number < decoding);
+        let before = after.checked_sub(1).map_or([0.0; 2], |at| self.batch[at]);
+        let each = match self.batch.get(after) {
+            Some(next) => (next[1] - before[1]) / (next[0] - before[0]),
+            None => self.sequence,
+        };
+        before[1] + each * (decoding - before[0])
     }
 
     /// Seconds of `steps` steps of the same sequences, each of which is a token longer after each.
@@ -178,7 +196,7 @@ impl StepTime {
             _ => self.base.max(self.prefill_base()),
         };
         let one = base
-            + self.sequence * decoding
+            + self.batch(decoding)
             + self.context * context
             + self.token * work.tokens as f64
             + self.token_context * work.token_context;
@@ -247,7 +265,7 @@ mod tests {
             let without = StepTime {
                 base: 0.0,
                 prefill_base: None,
-                ..*step
+                ..step.clone()
             };
             [decode, prefill, both].map(|work| step.of(&work, 1) - without.of(&work, 1))
         };
@@ -264,6 +282,29 @@ mod tests {
         assert!(near(&step, [3e-3, 1e-3, 3e-3]));
         step.scale(2.0);
         assert!(near(&step, [6e-3, 2e-3, 6e-3]));
+    }
+
+    #[test]
+    fn a_batch_takes_what_was_measured_of_it() {
+        let mut step = StepTime {
+            base: 0.0,
+            sequence: 5.0,
+            context: 0.0,
+            ..Profile::default().step
+        };
+        let of = |step: &StepTime, decoding| {
+            let work = Work {
+                decoding,
+                ..Work::default()
+            };
+            step.of(&work, 1)
+        };
+        let times = |step: &StepTime| [0, 1, 2, 3, 4, 6].map(|decoding| of(step, decoding));
+        assert_eq!(times(&step), [0.0, 5.0, 10.0, 15.0, 20.0, 30.0]);
+        step.batch = vec![[1.0, 4.0], [2.0, 7.0], [4.0, 16.0]];
+        assert_eq!(times(&step), [0.0, 4.0, 7.0, 11.5, 16.0, 26.0]);
+        step.scale(2.0);
+        assert_eq!(times(&step), [0.0, 8.0, 14.0, 23.0, 32.0, 52.0]);
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub fn make(name: PolicyName, setup: Setup) -> Box<dyn Policy> {
 
 impl Setup {
     pub fn of(scenario: &Scenario, peak: ByRole<u32>) -> Setup {
-        let (profile, step) = (&scenario.profile, scenario.profile.step);
+        let (profile, step) = (&scenario.profile, &scenario.profile.step);
         let model = PerformanceModel {
             prefill: model::PrefillModel {
                 chunk_tokens: profile.prefill.max_batch_tokens as u32,
@@ -167,9 +167,9 @@ mod tests {
         let mut scenario = Scenario::parse(include_str!("../../scenarios/step-up.yaml")).unwrap();
         let step = StepTime {
             prefill_base: Some(20e-3),
-            ..scenario.profile.step
+            ..scenario.profile.step.clone()
         };
-        scenario.profile.step = step;
+        scenario.profile.step = step.clone();
         let model = Setup::of(&scenario, ByRole::default()).model;
         let (tokens, cached) = (1000, 500);
         let mut prefill = Work::default();

@@ -103,12 +103,13 @@ fn measure<B: Device>(mut measure: Measure<B>, context: Option<usize>) -> anyhow
     let longest = context
         .unwrap_or(8192.min(engine.max_model_len() / 2))
         .clamp(1, engine.max_model_len() - 1);
-    let lengths = lengths(longest);
+    // Whole chunks one after another, and last ones of many sizes.
+    let prompts = lengths(longest);
     let mut rounds = Vec::new();
     // Round by round: what disturbs the machine for a while disturbs a point once.
     for _ in 0..ROUNDS {
         let mut round = Vec::new();
-        for &tokens in &lengths {
+        for &tokens in &prompts {
             round.extend(measure.prefill(tokens)?);
         }
         rounds.push(round);
@@ -116,7 +117,7 @@ fn measure<B: Device>(mut measure: Measure<B>, context: Option<usize>) -> anyhow
     let chunks = medians(&rounds);
     eprintln!("{} chunks of prefill", chunks.len());
     let mut batches = Vec::new();
-    for sequences in halves(max_running) {
+    for sequences in lengths(max_running) {
         for context in halves(longest).into_iter().step_by(2) {
             if measure.fits(sequences, context) {
                 batches.push(measure.decode(sequences, context)?);
@@ -139,12 +140,13 @@ fn halves(most: usize) -> Vec<usize> {
     halves.take_while(|n| *n > 0).collect()
 }
 
-/// Prompts whose chunks are full ones one after another and last ones of many sizes: `halves`, and three quarters of
-/// each.
+/// `halves`, and three quarters of each.
 fn lengths(longest: usize) -> Vec<usize> {
     let halves = halves(longest).into_iter();
-    let lengths = halves.flat_map(|half| [half, half * 3 / 4]);
-    lengths.filter(|tokens| *tokens > 0).collect()
+    let mut lengths: Vec<usize> = halves.flat_map(|half| [half, half * 3 / 4]).collect();
+    lengths.retain(|tokens| *tokens > 0);
+    lengths.dedup();
+    lengths
 }
 
 /// Of the same chunks in every round, each with its median time.

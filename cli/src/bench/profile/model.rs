@@ -5,6 +5,9 @@
 //! step of b sequences of c tokens each  base + sequence * b + context * b * c
 //! ```
 //!
+//! Batches lie beside their line where a kernel takes rows by fours, say. The simulation is told of each size that was
+//! measured, too (`batch`).
+//!
 //! A PoolAutoscaler's profile and the simulation's have the same six numbers, so that the one is tested with what the
 //! other is told.
 
@@ -17,8 +20,10 @@ pub struct Model {
     prefill: [f64; 3],
     /// Base, of each sequence, of each token that one looks back at.
     decode: [f64; 3],
-    /// How far off they are at most, as a part.
-    off: [f64; 2],
+    /// Sequences of a step, and seconds of these beside base and what they look back at.
+    batch: Vec<[f64; 2]>,
+    /// How far off they are at most, as a part: in prefill, in decode by the line, in decode by size.
+    off: [f64; 3],
 }
 
 impl Model {
@@ -28,15 +33,27 @@ impl Model {
         let (prefill, mut decode) = (fit(&chunks), fit(&batches));
         // A resource whose steps take no time is refused.
         decode[0] = decode[0].max(1e-6);
+        let by_size = by_size(&measured.batches, &decode);
+        let off_by_size = measured.batches.iter().map(|batch| {
+            let own = by_size.iter().find(|[n, _]| *n == batch.sequences as f64);
+            let [n, seconds] = own.expect("each size was measured");
+            ((decode[0] + seconds + decode[2] * n * batch.context) / batch.seconds - 1.0).abs()
+        });
+        let off_by_size = off_by_size.fold(0.0, f64::max);
         Model {
+            off: [
+                worst(&chunks, &prefill),
+                worst(&batches, &decode),
+                off_by_size,
+            ],
             prefill,
             decode,
-            off: [worst(&chunks, &prefill), worst(&batches, &decode)],
+            batch: by_size,
         }
     }
 
-    fn title(&self, title: &str) -> String {
-        let [prefill, decode] = self.off.map(|off| 100.0 * off);
+    fn title(&self, title: &str, decode: f64) -> String {
+        let [prefill, decode] = [self.off[0], decode].map(|off| 100.0 * off);
         format!("# {title}; off by {prefill:.0} % at most in prefill and {decode:.0} % in decode.")
     }
 
@@ -59,7 +76,7 @@ profile:
   maxRunning: {}
   kvTokens: {}
 ",
-            self.title(title),
+            self.title(title, self.off[1]),
             measured.chunk_tokens,
             measured.max_running,
             measured.kv_tokens,
@@ -70,19 +87,45 @@ profile:
     pub fn simulation(&self, title: &str) -> String {
         let [prefill_base, token, token_context] = self.prefill;
         let [base, sequence, context] = self.decode;
+        let batch = self.batch.iter();
+        let batch: Vec<String> = batch.map(|[n, s]| format!("[{n}, {s:.4e}]")).collect();
         format!(
             "{}
 step:
   base: {base:.4e}
   sequence: {sequence:.4e}
+  batch: [{}]
   context: {context:.4e}
   prefill_base: {prefill_base:.4e}
   token: {token:.4e}
   token_context: {token_context:.4e}
 ",
-            self.title(title),
+            self.title(title, self.off[2]),
+            batch.join(", "),
         )
     }
+}
+
+/// Each size's own time, by what its steps took at every context. No size takes less than a smaller one.
+fn by_size(batches: &[Batch], [base, _, context]: &[f64; 3]) -> Vec<[f64; 2]> {
+    let mut sizes: Vec<usize> = batches.iter().map(|batch| batch.sequences).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let mut least = 0.0_f64;
+    let of = |size: usize| {
+        let rest = |batch: &Batch| batch.seconds - base - context * size as f64 * batch.context;
+        let of_size = batches.iter().filter(|batch| batch.sequences == size);
+        let (mut sum, mut weights) = (0.0, 0.0);
+        for batch in of_size {
+            // Errors count relative to all of the step, as in the fit of the line.
+            let weight = batch.seconds.powi(-2);
+            sum += weight * rest(batch);
+            weights += weight;
+        }
+        least = least.max(sum / weights);
+        [size as f64, least]
+    };
+    sizes.into_iter().map(of).collect()
 }
 
 fn chunk(chunk: &Chunk) -> Point<3> {
@@ -127,7 +170,7 @@ mod tests {
             }
         }
         let mut batches = Vec::new();
-        for sequences in halves(16) {
+        for sequences in lengths(16) {
             for context in halves(longest) {
                 let work = Work {
                     decoding: sequences as u64,
@@ -154,6 +197,7 @@ mod tests {
         StepTime {
             base: 5e-5,
             sequence: 2.9e-4,
+            batch: Vec::new(),
             context: 9e-7,
             prefill_base: Some(1.2e-3),
             token: 2e-4,
@@ -182,12 +226,33 @@ mod tests {
     }
 
     #[test]
+    fn sizes_beside_the_line_are_recovered() {
+        let mut written = step();
+        let sizes = [1, 2, 3, 4, 6, 8, 12, 16].map(f64::from);
+        // Three rows cost what four do.
+        let rows = |n: f64| if n == 3.0 { 4.0 } else { n };
+        written.batch = sizes.map(|n| [n, 2.9e-4 * rows(n)]).to_vec();
+        let text = Model::of(&measured(&written)).simulation("a model");
+        let read = millrace_sim::Profile::parse(&text).unwrap().step;
+        for (decoding, context) in [(1, 100), (2, 600), (3, 100), (3, 900), (5, 500), (16, 1000)] {
+            let work = Work {
+                decoding,
+                context: decoding * context,
+                ..Work::default()
+            };
+            let off = read.of(&work, 1) / written.of(&work, 1) - 1.0;
+            assert!(off.abs() < 0.02, "{decoding} of {context}: {off}");
+        }
+    }
+
+    #[test]
     fn the_autoscaler_is_told_the_same_numbers() {
         let measured = measured(&step());
         let model = Model::of(&measured);
         let numbers = |text: String| {
             let values = text
                 .lines()
+                .filter(|line| !line.contains("batch"))
                 .filter_map(|line| line.split_once(": "))
                 .map(|(_, value)| value.to_owned());
             let mut numbers: Vec<String> = values.filter(|value| value.contains('e')).collect();
