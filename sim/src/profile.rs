@@ -235,6 +235,21 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_of_one_base_and_no_batches_is_still_one() {
+        let text =
+            "step: {base: 1e-3, sequence: 2e-4, context: 1e-8, token: 3e-4, token_context: 0}";
+        let step = Profile::parse(text).unwrap().step;
+        let mut work = Work::default();
+        work.chunk(10, 0);
+        assert!((step.of(&work, 1) - 4e-3).abs() < 1e-12);
+        let work = Work {
+            decoding: 5,
+            ..Work::default()
+        };
+        assert!((step.of(&work, 1) - 2e-3).abs() < 1e-12);
+    }
+
+    #[test]
     fn several_steps_are_the_sum_of_single_ones() {
         let step = Profile::default().step;
         let mut work = Work {

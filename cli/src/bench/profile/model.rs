@@ -5,8 +5,8 @@
 //! step of b sequences of c tokens each  base + sequence * b + context * b * c
 //! ```
 //!
-//! Batches lie beside their line where a kernel takes rows by fours, say. The simulation is told of each size that was
-//! measured, too (`batch`).
+//! Batches lie beside their line where kernels do better with some numbers of rows than with others. The simulation is
+//! told of each size that was measured, too (`batch`).
 //!
 //! A PoolAutoscaler's profile and the simulation's have the same six numbers, so that the one is tested with what the
 //! other is told.
@@ -106,12 +106,12 @@ step:
     }
 }
 
-/// Each size's own time, by what its steps took at every context. No size takes less than a smaller one.
+/// Each size's own time, by what its steps took at every context. A larger size may take less than a smaller one,
+/// where kernels are at their best with so many rows.
 fn by_size(batches: &[Batch], [base, _, context]: &[f64; 3]) -> Vec<[f64; 2]> {
     let mut sizes: Vec<usize> = batches.iter().map(|batch| batch.sequences).collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let mut least = 0.0_f64;
     let of = |size: usize| {
         let rest = |batch: &Batch| batch.seconds - base - context * size as f64 * batch.context;
         let of_size = batches.iter().filter(|batch| batch.sequences == size);
@@ -122,8 +122,7 @@ fn by_size(batches: &[Batch], [base, _, context]: &[f64; 3]) -> Vec<[f64; 2]> {
             sum += weight * rest(batch);
             weights += weight;
         }
-        least = least.max(sum / weights);
-        [size as f64, least]
+        [size as f64, f64::max(0.0, sum / weights)]
     };
     sizes.into_iter().map(of).collect()
 }
