@@ -14,8 +14,8 @@ pub struct PerformanceModel {
     pub kv_tokens: u64,
 }
 
-/// A chunk of `n` tokens after `context` tokens takes
-/// `base + per_token * n + per_token_context * n * context` seconds.
+/// A chunk of `n` tokens takes `base + per_token * n + per_token_context * n * context` seconds. `context` is what one
+/// of them looks back at on average: all tokens before the chunk, and half of the chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PrefillModel {

@@ -1,8 +1,9 @@
 //! How long things take on a modelled worker. A profile is a file, so that a measurement can write it.
 //!
 //! ```text
-//! step      = base + sequence * decoding + context * their tokens          (decode)
-//!           + token * tokens + token_context * sum of each one's context   (prefill, chunk by chunk)
+//! decode    = base + sequence * decoding + context * their tokens
+//! prefill   = prefill_base + token * tokens + token_context * sum of each one's context   (chunk by chunk)
+//! both      = the larger base, and the rest of either
 //! transfer  = latency + bytes / bandwidth, one after another on the sender's link
 //! ```
 //!
@@ -43,13 +44,20 @@ pub struct Profile {
 }
 
 /// Seconds, all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepTime {
-    /// Of any step.
+    /// Of a step that decodes.
     pub base: f64,
+    /// Of a step that computes prompt tokens. Absent: `base`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefill_base: Option<f64>,
     /// Of each sequence that decodes.
     pub sequence: f64,
+    /// Of so many sequences together, where that is no line through 0: `[sequences, seconds]` by number, the last for
+    /// the largest batch measured. Lines lie between them, and past the last, each costs `sequence`. Absent: all do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub batch: Vec<[f64; 2]>,
     /// Of each token that such a sequence looks back at.
     pub context: f64,
     /// Of each prompt token.
@@ -89,7 +97,9 @@ impl Default for Profile {
         Profile {
             step: StepTime {
                 base: 13.93e-3,
+                prefill_base: None,
                 sequence: 84.7e-6,
+                batch: Vec::new(),
                 context: 27.85e-9,
                 token: 95.2e-6,
                 token_context: 26.27e-9,
@@ -148,21 +158,45 @@ impl StepTime {
     pub fn scale(&mut self, factor: f64) {
         let StepTime {
             base,
+            prefill_base,
             sequence,
+            batch,
             context,
             token,
             token_context,
         } = self;
-        for seconds in [base, sequence, context, token, token_context] {
+        let always = [base, sequence, context, token, token_context];
+        let batch = batch.iter_mut().map(|[_, seconds]| seconds);
+        for seconds in always.into_iter().chain(prefill_base).chain(batch) {
             *seconds *= factor;
         }
+    }
+
+    pub fn prefill_base(&self) -> f64 {
+        self.prefill_base.unwrap_or(self.base)
+    }
+
+    /// Seconds of so many sequences that decode, but for what they look back at.
+    fn batch(&self, decoding: f64) -> f64 {
+        let after = self.batch.partition_point(|[number, _]| *number < decoding);
+        let before = after.checked_sub(1).map_or([0.0; 2], |at| self.batch[at]);
+        let each = match self.batch.get(after) {
+            Some(next) => (next[1] - before[1]) / (next[0] - before[0]),
+            None => self.sequence,
+        };
+        before[1] + each * (decoding - before[0])
     }
 
     /// Seconds of `steps` steps of the same sequences, each of which is a token longer after each.
     pub fn of(&self, work: &Work, steps: u64) -> f64 {
         let (decoding, context) = (work.decoding as f64, work.context as f64);
-        let one = self.base
-            + self.sequence * decoding
+        let base = match (work.decoding, work.tokens) {
+            (_, 0) => self.base,
+            (0, _) => self.prefill_base(),
+            _ => self.base.max(self.prefill_base()),
+        };
+        let one = base
+            + self.batch(decoding)
             + self.context * context
             + self.token * work.tokens as f64
             + self.token_context * work.token_context;
@@ -201,6 +235,21 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_of_one_base_and_no_batches_is_still_one() {
+        let text =
+            "step: {base: 1e-3, sequence: 2e-4, context: 1e-8, token: 3e-4, token_context: 0}";
+        let step = Profile::parse(text).unwrap().step;
+        let mut work = Work::default();
+        work.chunk(10, 0);
+        assert!((step.of(&work, 1) - 4e-3).abs() < 1e-12);
+        let work = Work {
+            decoding: 5,
+            ..Work::default()
+        };
+        assert!((step.of(&work, 1) - 2e-3).abs() < 1e-12);
+    }
+
+    #[test]
     fn several_steps_are_the_sum_of_single_ones() {
         let step = Profile::default().step;
         let mut work = Work {
@@ -215,6 +264,62 @@ mod tests {
             work.context += work.decoding;
         }
         assert!((together - sum).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_prefill_step_has_its_own_base_and_one_that_decodes_too_the_larger() {
+        let mut step = Profile::default().step;
+        let decode = Work {
+            decoding: 1,
+            ..Work::default()
+        };
+        let (mut prefill, mut both) = (Work::default(), decode);
+        prefill.chunk(1, 0);
+        both.chunk(1, 0);
+        let bases = |step: &StepTime| {
+            let without = StepTime {
+                base: 0.0,
+                prefill_base: None,
+                ..step.clone()
+            };
+            [decode, prefill, both].map(|work| step.of(&work, 1) - without.of(&work, 1))
+        };
+        let near = |step: &StepTime, expected: [f64; 3]| {
+            let off = bases(step).into_iter().zip(expected);
+            off.map(|(base, expected)| (base - expected).abs())
+                .all(|off| off < 1e-12)
+        };
+        step.base = 3e-3;
+        assert!(near(&step, [3e-3; 3]), "as profiles without the field say");
+        step.prefill_base = Some(5e-3);
+        assert!(near(&step, [3e-3, 5e-3, 5e-3]));
+        step.prefill_base = Some(1e-3);
+        assert!(near(&step, [3e-3, 1e-3, 3e-3]));
+        step.scale(2.0);
+        assert!(near(&step, [6e-3, 2e-3, 6e-3]));
+    }
+
+    #[test]
+    fn a_batch_takes_what_was_measured_of_it() {
+        let mut step = StepTime {
+            base: 0.0,
+            sequence: 5.0,
+            context: 0.0,
+            ..Profile::default().step
+        };
+        let of = |step: &StepTime, decoding| {
+            let work = Work {
+                decoding,
+                ..Work::default()
+            };
+            step.of(&work, 1)
+        };
+        let times = |step: &StepTime| [0, 1, 2, 3, 4, 6].map(|decoding| of(step, decoding));
+        assert_eq!(times(&step), [0.0, 5.0, 10.0, 15.0, 20.0, 30.0]);
+        step.batch = vec![[1.0, 4.0], [2.0, 7.0], [4.0, 16.0]];
+        assert_eq!(times(&step), [0.0, 4.0, 7.0, 11.5, 16.0, 26.0]);
+        step.scale(2.0);
+        assert_eq!(times(&step), [0.0, 8.0, 14.0, 23.0, 32.0, 52.0]);
     }
 
     #[test]

@@ -172,6 +172,16 @@ impl Scenario {
                 return value("max_running, max_batch_tokens", "must be at least 1");
             }
         }
+        let batch = &self.profile.step.batch;
+        let mut times = batch.iter();
+        if !times.all(|[number, seconds]| *number >= 1.0 && *seconds >= 0.0)
+            || !batch.windows(2).all(|pair| pair[0][0] < pair[1][0])
+        {
+            return value(
+                "profile.step.batch",
+                "must be [sequences, seconds] by number, from 1 on",
+            );
+        }
         if self.gpus < 2 * self.replica_gpus() {
             return value("gpus", "must be enough for a replica of each role");
         }

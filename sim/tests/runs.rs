@@ -209,3 +209,23 @@ policy: static
     let error = scenario.check().unwrap_err().to_string();
     assert!(error.contains("in order of time"), "{error}");
 }
+
+#[test]
+fn measured_batches_are_in_order() {
+    let mut scenario = Scenario::parse(include_str!("../scenarios/step-up.yaml")).unwrap();
+    let batches = [
+        (vec![[1.0, 2e-3], [4.0, 1e-3]], true),
+        (vec![[4.0, 1e-3], [1.0, 2e-3]], false),
+        (vec![[1.0, 1e-3], [1.0, 2e-3]], false),
+        (vec![[0.0, 1e-3]], false),
+        (vec![[1.0, f64::NAN]], false),
+    ];
+    for (batch, right) in batches {
+        scenario.profile.step.batch = batch;
+        let checked = scenario.check().map_err(|error| error.to_string());
+        assert_eq!(checked.is_ok(), right, "{checked:?}");
+        if let Err(error) = checked {
+            assert!(error.contains("profile.step.batch"), "{error}");
+        }
+    }
+}

@@ -283,7 +283,7 @@ pub struct Profile {
 }
 
 /// A chunk of n tokens after c others takes `baseSeconds + secondsPerToken * n +
-/// secondsPerTokenContext * n * c`.
+/// secondsPerTokenContext * n * (c + n / 2)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("self.baseSeconds + self.secondsPerToken > 0.0").message("tokens take time: baseSeconds or secondsPerToken is above 0"))]

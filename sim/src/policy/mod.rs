@@ -107,11 +107,11 @@ pub fn make(name: PolicyName, setup: Setup) -> Box<dyn Policy> {
 
 impl Setup {
     pub fn of(scenario: &Scenario, peak: ByRole<u32>) -> Setup {
-        let (profile, step) = (&scenario.profile, scenario.profile.step);
+        let (profile, step) = (&scenario.profile, &scenario.profile.step);
         let model = PerformanceModel {
             prefill: model::PrefillModel {
                 chunk_tokens: profile.prefill.max_batch_tokens as u32,
-                base_seconds: step.base,
+                base_seconds: step.prefill_base(),
                 seconds_per_token: step.token,
                 seconds_per_token_context: step.token_context,
             },
@@ -154,5 +154,34 @@ impl Setup {
             wanted.decode = room - wanted.prefill;
         }
         wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{StepTime, Work};
+
+    #[test]
+    fn policies_are_told_what_steps_take() {
+        let mut scenario = Scenario::parse(include_str!("../../scenarios/step-up.yaml")).unwrap();
+        let step = StepTime {
+            prefill_base: Some(20e-3),
+            ..scenario.profile.step.clone()
+        };
+        scenario.profile.step = step.clone();
+        let model = Setup::of(&scenario, ByRole::default()).model;
+        let (tokens, cached) = (1000, 500);
+        let mut prefill = Work::default();
+        prefill.chunk(tokens, cached);
+        let told = model.prefill.seconds(tokens as f64, cached as f64);
+        assert!((told / step.of(&prefill, 1) - 1.0).abs() < 1e-9);
+        let decode = Work {
+            decoding: 7,
+            context: 7 * 300,
+            ..Work::default()
+        };
+        let told = model.decode.step_seconds(7.0, 300.0);
+        assert!((told / step.of(&decode, 1) - 1.0).abs() < 1e-9);
     }
 }

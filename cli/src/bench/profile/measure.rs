@@ -26,7 +26,7 @@ pub struct Batch {
 }
 
 /// Steps that are timed for a batch; the median counts.
-const STEPS: usize = 9;
+const STEPS: usize = 31;
 /// Steps before them: room is found, and small passes are recorded, by the first ones.
 const WARM: usize = 3;
 /// Tokens that a step can bring a sequence at most: its own and a draft.

@@ -2,11 +2,12 @@
 //! know it.
 //!
 //! ```text
-//! measure (one engine, step by step) ─▶ fit (no negative coefficients) ─▶ YAML
+//! measure (one engine, step by step) ─▶ fit (no negative coefficients) ─▶ model (YAML)
 //! ```
 
 mod fit;
 mod measure;
+mod model;
 
 use clap::{Args, ValueEnum};
 use millrace_engine::EngineConfig;
@@ -17,8 +18,8 @@ use crate::{
     errors::Outcome,
     roles,
 };
-use fit::{Point, fit, worst};
 use measure::{Batch, Chunk, Measure};
+use model::Model;
 
 #[derive(Debug, Clone, Args)]
 pub struct ProfileArgs {
@@ -42,6 +43,9 @@ enum For {
     /// `profile` of a scenario of `millrace sim`
     Sim,
 }
+
+/// Times that every chunk is measured.
+const ROUNDS: usize = 3;
 
 /// Points for each of the two.
 struct Measured {
@@ -71,9 +75,10 @@ pub fn main(args: ProfileArgs) -> anyhow::Result<Outcome> {
         "{} on {}, by `millrace bench profile`",
         names[0], config.device
     );
+    let model = Model::of(&measured);
     match args.r#for {
-        For::Autoscaler => print!("{}", autoscaler(&title, &measured)),
-        For::Sim => print!("{}", simulation(&title, &measured)),
+        For::Autoscaler => print!("{}", model.autoscaler(&title, &measured)),
+        For::Sim => print!("{}", model.simulation(&title)),
     }
     Ok(Outcome::Done)
 }
@@ -98,15 +103,21 @@ fn measure<B: Device>(mut measure: Measure<B>, context: Option<usize>) -> anyhow
     let longest = context
         .unwrap_or(8192.min(engine.max_model_len() / 2))
         .clamp(1, engine.max_model_len() - 1);
-    let mut chunks = Vec::new();
-    // Whole chunks one after another, and last ones that are not full.
-    for tokens in halves(longest) {
-        measure.prefill(tokens)?;
-        chunks.extend(measure.prefill(tokens)?);
+    // Whole chunks one after another, and last ones of many sizes.
+    let prompts = lengths(longest);
+    let mut rounds = Vec::new();
+    // Round by round: what disturbs the machine for a while disturbs a point once.
+    for _ in 0..ROUNDS {
+        let mut round = Vec::new();
+        for &tokens in &prompts {
+            round.extend(measure.prefill(tokens)?);
+        }
+        rounds.push(round);
     }
+    let chunks = medians(&rounds);
     eprintln!("{} chunks of prefill", chunks.len());
     let mut batches = Vec::new();
-    for sequences in halves(max_running) {
+    for sequences in lengths(max_running) {
         for context in halves(longest).into_iter().step_by(2) {
             if measure.fits(sequences, context) {
                 batches.push(measure.decode(sequences, context)?);
@@ -129,97 +140,43 @@ fn halves(most: usize) -> Vec<usize> {
     halves.take_while(|n| *n > 0).collect()
 }
 
-fn autoscaler(title: &str, measured: &Measured) -> String {
-    let chunks: Vec<Point<3>> = measured
-        .chunks
-        .iter()
-        .map(|chunk| Point {
-            did: [
-                1.0,
-                chunk.tokens as f64,
-                (chunk.tokens * chunk.context) as f64,
-            ],
-            seconds: chunk.seconds,
-        })
-        .collect();
-    let batches: Vec<Point<3>> = measured
-        .batches
-        .iter()
-        .map(|batch| Point {
-            did: [
-                1.0,
-                batch.sequences as f64,
-                batch.sequences as f64 * batch.context,
-            ],
-            seconds: batch.seconds,
-        })
-        .collect();
-    let (prefill, mut decode) = (fit(&chunks), fit(&batches));
-    // A resource whose steps take no time is refused.
-    decode[0] = decode[0].max(1e-6);
-    format!(
-        "# {title}; off by {:.0} % at most in prefill and {:.0} % in decode.
-profile:
-  prefill:
-    chunkTokens: {}
-    baseSeconds: {:.4e}
-    secondsPerToken: {:.4e}
-    secondsPerTokenContext: {:.4e}
-  decode:
-    baseSeconds: {:.4e}
-    secondsPerSequence: {:.4e}
-    secondsPerContextToken: {:.4e}
-  maxRunning: {}
-  kvTokens: {}
-",
-        100.0 * worst(&chunks, &prefill),
-        100.0 * worst(&batches, &decode),
-        measured.chunk_tokens,
-        prefill[0],
-        prefill[1],
-        prefill[2],
-        decode[0],
-        decode[1],
-        decode[2],
-        measured.max_running,
-        measured.kv_tokens,
-    )
+/// `halves`, and three quarters of each.
+fn lengths(longest: usize) -> Vec<usize> {
+    let halves = halves(longest).into_iter();
+    let mut lengths: Vec<usize> = halves.flat_map(|half| [half, half * 3 / 4]).collect();
+    lengths.retain(|tokens| *tokens > 0);
+    lengths.dedup();
+    lengths
 }
 
-/// One formula for steps of either kind, as a worker that does both has them.
-fn simulation(title: &str, measured: &Measured) -> String {
-    let chunks = measured.chunks.iter().map(|chunk| {
-        // Each token looks back at those before its chunk, and at those of it that come before.
-        let looks =
-            chunk.tokens * chunk.context + chunk.tokens * chunk.tokens.saturating_sub(1) / 2;
-        Point {
-            did: [1.0, 0.0, 0.0, chunk.tokens as f64, looks as f64],
-            seconds: chunk.seconds,
+/// Of the same chunks in every round, each with its median time.
+fn medians(rounds: &[Vec<Chunk>]) -> Vec<Chunk> {
+    let of = |at: usize| {
+        let mut seconds: Vec<f64> = rounds.iter().map(|round| round[at].seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        Chunk {
+            seconds: seconds[seconds.len() / 2],
+            ..rounds[0][at]
         }
-    });
-    let batches = measured.batches.iter().map(|batch| {
-        let sequences = batch.sequences as f64;
-        Point {
-            did: [1.0, sequences, sequences * batch.context, 0.0, 0.0],
-            seconds: batch.seconds,
-        }
-    });
-    let points: Vec<Point<5>> = chunks.chain(batches).collect();
-    let step = fit(&points);
-    format!(
-        "# {title}; off by {:.0} % at most.
-step:
-  base: {:.4e}
-  sequence: {:.4e}
-  context: {:.4e}
-  token: {:.4e}
-  token_context: {:.4e}
-",
-        100.0 * worst(&points, &step),
-        step[0],
-        step[1],
-        step[2],
-        step[3],
-        step[4],
-    )
+    };
+    (0..rounds[0].len()).map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_disturbed_round_changes_nothing() {
+        let round = |factor: f64| {
+            let chunk = |tokens| Chunk {
+                tokens,
+                context: 0,
+                seconds: factor * tokens as f64,
+            };
+            lengths(1024).into_iter().map(chunk).collect::<Vec<_>>()
+        };
+        let rounds = [round(1.0), round(9.0), round(1.1)];
+        assert_eq!(medians(&rounds), round(1.1));
+    }
 }
