@@ -5,7 +5,7 @@ use crate::correction::Learned;
 use crate::decision::{Cause, Frozen, Limit, Status};
 use crate::explain::explain;
 use crate::feedback::Lessons;
-use crate::load::{Rate, Shape};
+use crate::load::{NOW, Rate, Shape};
 use crate::observation::Observation;
 use crate::policy::Policy;
 use crate::steady::{Patience, Stabilizer, Steps};
@@ -29,6 +29,8 @@ pub struct Memory {
     pub(crate) settled: Option<f64>,
     /// Since when replicas are starting. `None`: none are.
     pub(crate) starting: Option<f64>,
+    /// What is needed without what waits, where more was asked for to work that off.
+    pub(crate) without_backlog: Option<ByRole<u32>>,
     present: Option<ByRole<u32>>,
     idle_since: Option<f64>,
     last_look: Option<f64>,
@@ -98,7 +100,7 @@ impl Memory {
             Draft::new(Status::Active, room.low, Cause::Wake)
         } else if let Err(why) = heard {
             Draft::new(Status::Frozen(why), present, Cause::Frozen)
-        } else if self.window.covered() < SHORT || (shape.is_none() && rate.count > 0.0) {
+        } else if self.window.covered() < self.warm() || (shape.is_none() && rate.count > 0.0) {
             Draft::new(Status::Frozen(Frozen::Warming), present, Cause::Frozen)
         } else {
             let mut draft = Draft::new(Status::Active, present, Cause::Enough);
@@ -107,6 +109,15 @@ impl Memory {
         };
         self.limit(policy, observation.now, present, &room, &mut draft);
         explain(self, &look, draft)
+    }
+
+    /// Seconds of traffic until anything is decided on it: after a gap fewer than after a start, which knows
+    /// nothing of these pools.
+    fn warm(&self) -> f64 {
+        match self.learned.is_known() {
+            true => NOW,
+            false => SHORT,
+        }
     }
 
     /// Steps and bounds.

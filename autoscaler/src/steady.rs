@@ -41,6 +41,16 @@ impl Stabilizer {
         let least = self.entries.iter().map(|entry| entry.1).min()?;
         Some((least, self.entries.iter().map(|entry| entry.2).max()?))
     }
+
+    /// The most that a look of the last `seconds` wanted, an entry's length more or less. `None`: there were
+    /// none, or they began later.
+    pub fn most(&self, now: f64, seconds: f64) -> Option<u32> {
+        self.since.filter(|since| now - since >= seconds)?;
+        let began: Vec<f64> = self.entries.iter().map(|entry| entry.0).collect();
+        let counts = |i: usize| began.get(i + 1).is_none_or(|&next| next > now - seconds);
+        let within = self.entries.iter().enumerate().filter(|(i, _)| counts(*i));
+        within.map(|(_, entry)| entry.2).max()
+    }
 }
 
 /// How much longer than asked a pool waits before it shrinks: twice as long each time that it had to grow

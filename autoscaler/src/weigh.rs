@@ -2,10 +2,10 @@
 //!
 //! Two questions. Is there evidence that what is there does not suffice: a rate surely above it, load that
 //! surely rises, or a queue that makes everybody late? Then both pools are sized at once for what likely
-//! comes when new replicas are there, and for what will have piled up by then. Does less surely suffice: at
-//! the upper bound of demand, with the tolerance added, for all of the stabilisation window? Then there is
-//! less, once no queue is left. Between the two lie the errors and the tolerance, so that noise does not
-//! lead from one to the other.
+//! comes when new replicas are there, and for what will have piled up by then; what was added to work that off
+//! goes when it is done. Does less surely suffice: at the upper bound of demand, with the tolerance added, for
+//! all of the stabilisation window? Then there is less, once no queue is left. Between the two lie the errors
+//! and the tolerance, so that noise does not lead from one to the other.
 
 use crate::choose::{Needed, Room, Short, needed, score};
 use crate::correction::Factors;
@@ -84,10 +84,9 @@ impl Memory {
             true => self.backlog_then(look, shape, likely, waits),
             false => 0.0,
         };
-        let asked = likely + backlog / (policy.cold_start_seconds / 2.0).max(SHORT);
+        let asked = likely + backlog / (policy.cold_start_seconds / 3.0).max(NOW);
         let sizing = self.predictor(policy, shape, self.learned.believed());
-        let too_few = || !sizing.state(asked, present).meets(&sizing.bounds());
-        let more = if by_demand || (waits > 0.0 && too_few()) {
+        let more = if by_demand || (waits > 0.0 && fails(asked)) {
             let mut more = needed(&sizing, &sizing.bounds(), asked * margin, &from_here);
             if more.short == Some(Short::Budget) && waits == 0.0 {
                 // How it is best spent is asked of what comes in the mean, so that it is not moved about.
@@ -96,6 +95,8 @@ impl Memory {
                     ..needed(&sizing, &sizing.bounds(), rate.expected(), &from_here)
                 };
             }
+            let alone = || needed(&sizing, &sizing.bounds(), likely * margin, room).replicas;
+            let alone = (backlog > 0.0).then(alone);
             let turns = self.turns(look, shape, backlog, more.replicas.prefill);
             if turns > more.replicas.decode && more.short.is_none() {
                 let asked = ByRole {
@@ -109,10 +110,12 @@ impl Memory {
             } else {
                 Cause::Backlog
             };
-            for role in ROLES {
-                if more.replicas.of(role) > present.of(role) {
-                    *draft.causes.of_mut(role) = cause;
-                }
+            let adds = |role: &Role| more.replicas.of(*role) > present.of(*role);
+            for role in ROLES.into_iter().filter(adds) {
+                *draft.causes.of_mut(role) = cause;
+            }
+            if alone.is_some() || ROLES.iter().any(adds) {
+                self.without_backlog = alone;
             }
             Some(more)
         } else {
@@ -168,6 +171,7 @@ impl Memory {
         };
         let asked = policy.behavior.down.stabilization_seconds;
         let seen_enough = self.window.covered() >= MIDDLE;
+        let settled = self.settled.map_or(0.0, |since| now - since);
         for role in ROLES {
             let (fewest, present) = (*fewest.of(role), *present.of(role));
             let window = asked * self.patience.of_mut(role).times(now);
@@ -176,6 +180,13 @@ impl Memory {
             let most = match window > 0.0 {
                 true => down.range(now, window).map_or(u32::MAX, |(_, most)| most),
                 false => fewest,
+            };
+            // What was added to work off a backlog goes when that is done.
+            let most = match (self.without_backlog, down.most(now, SHORT)) {
+                (Some(alone), Some(lately)) if (SHORT..window).contains(&settled) => {
+                    most.min(lately.max(*alone.of(role)))
+                }
+                _ => most,
             };
             if fewest >= present || *draft.target.of(role) > present {
                 continue;

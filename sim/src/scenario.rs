@@ -194,8 +194,15 @@ impl Scenario {
                 );
             }
         }
-        if self.scaling.interval <= 0.0 {
-            return value("scaling.interval", "must be positive");
+        let scaling = &self.scaling;
+        for (name, seconds) in [
+            ("scaling.interval", scaling.interval),
+            ("scaling.hpa_interval", scaling.hpa_interval),
+            ("scaling.planner_interval", scaling.planner_interval),
+        ] {
+            if seconds <= 0.0 {
+                return value(name, "must be positive");
+            }
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::load::Arrivals;
 
 pub const HOUR: f64 = 3600.0;
 /// Between two looks.
-pub const LOOK: f64 = 10.0;
+pub const LOOK: f64 = 5.0;
 /// Of attainment.
 const SPAN: f64 = 300.0;
 

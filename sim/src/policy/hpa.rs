@@ -47,7 +47,7 @@ impl Hpa {
 
 impl Policy for Hpa {
     fn period(&self) -> f64 {
-        self.setup.scaling.interval
+        self.setup.scaling.hpa_interval
     }
 
     fn decide(&mut self, observation: &Observation) -> ByRole<u32> {

@@ -44,8 +44,10 @@ impl PolicyName {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scaling {
-    /// Between two looks of `millrace` and `hpa`.
+    /// Between two looks of `millrace`, as its operator has it: routers say something every 5 s.
     pub interval: f64,
+    /// Between two looks of `hpa`: its controller's default.
+    pub hpa_interval: f64,
     /// Fewest replicas of a role.
     pub min: u32,
     /// How long fewer must suffice before there are fewer: of `millrace`.
@@ -62,7 +64,8 @@ pub struct Scaling {
 impl Default for Scaling {
     fn default() -> Scaling {
         Scaling {
-            interval: 15.0,
+            interval: 5.0,
+            hpa_interval: 15.0,
             min: 1,
             down_stabilization: 300.0,
             scale_to_zero: None,

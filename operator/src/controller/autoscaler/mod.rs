@@ -30,10 +30,8 @@ use crate::build::{self, Resolved, names};
 use crate::cache::{Cache, Cached as _, Key, Scaler};
 use crate::error::Error;
 
-/// A look costs no request, unless the profile is in a ConfigMap.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// While there is no group, a client may wait for one.
-const LOOK_EVERY_ASLEEP: Duration = Duration::from_secs(5);
+/// As often as routers say something. A look costs no request, unless the profile is in a ConfigMap.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Changes come in crowds, and a decision takes samples that are apart.
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
@@ -106,10 +104,7 @@ async fn look(
         Ok((resolved, target, decision, next)) => {
             tell(context, autoscaler, recollection, next).await?;
             act(context, autoscaler, &resolved, &target, &decision).await?;
-            Ok(match target.pools.decode.wanted {
-                0 => LOOK_EVERY_ASLEEP,
-                _ => LOOK_EVERY,
-            })
+            Ok(LOOK_EVERY)
         }
         Err(barred) => {
             // Nobody was asked meanwhile, so that what was seen says nothing about what is.
