@@ -98,7 +98,7 @@ impl Memory {
             let alone = || needed(&sizing, &sizing.bounds(), likely * margin, room).replicas;
             let alone = (backlog > 0.0).then(alone);
             let turns = self.turns(look, shape, backlog, more.replicas.prefill);
-            if turns > more.replicas.decode && more.short.is_none() {
+            if turns > more.replicas.decode {
                 let asked = ByRole {
                     decode: turns,
                     ..more.replicas
