@@ -1,6 +1,6 @@
-//! A run over time as a picture: load, replicas and GPUs, attainment, times to first token.
+//! A run over time as a picture: load, what waits, GPUs and replicas, attainment, times to first token.
 //!
-//! Four line plots of one shape are less code than what a plotting library wants to be told, and no dependency.
+//! Line plots of one shape are less code than what a plotting library wants to be told, and no dependency.
 
 use std::fmt::Write;
 
@@ -42,12 +42,16 @@ pub fn timeline(report: &Report) -> String {
             "requests a second",
             vec![line(report, "arrivals", false, |p| Some(p.arrivals))],
         ),
+        // Not with the GPUs: where much waits, a shared axis would leave of them a line at zero.
+        (
+            "requests that wait",
+            vec![line(report, "at the router", true, |p| {
+                Some(p.waiting as f64)
+            })],
+        ),
         (
             "GPUs",
-            vec![
-                line(report, "in use", true, |p| Some(f64::from(p.gpus))),
-                line(report, "waiting requests", true, |p| Some(p.waiting as f64)),
-            ],
+            vec![line(report, "in use", true, |p| Some(f64::from(p.gpus)))],
         ),
         (
             "replicas",
