@@ -91,6 +91,9 @@ fn each_size_has_its_section_and_the_order_of_reports_does_not_matter() {
     }
     reports.reverse();
     assert_eq!(comparison(&reports), tables);
+    // Nor does it that a run is there twice.
+    reports.extend(three_seeds());
+    assert_eq!(comparison(&reports), tables);
 }
 
 #[test]

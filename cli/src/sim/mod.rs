@@ -88,8 +88,8 @@ pub fn main(args: SimArgs) -> anyhow::Result<Outcome> {
         folders => files::read(folders)?,
     };
     let tables = report::markdown::comparison(&reports);
-    if reports.len() > 1 {
-        println!("{tables}");
+    if reports.len() > 1 || !args.compare.is_empty() {
+        print!("{tables}");
     }
     if let Some(out) = &args.out {
         files::write(&out.join("comparison.md"), &tables)?;

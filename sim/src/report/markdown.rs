@@ -88,12 +88,12 @@ fn verdicts(runs: &Runs<'_>) -> String {
 fn summary(sizes: &[(u32, Runs<'_>)], contests: &[Contest]) -> String {
     let names = contests.iter().map(|c| format!("ahead of {}", c.name));
     let mut out = header("won", names);
-    let rules: [(&str, fn(&Ahead) -> usize); 2] = [
-        ("plainly", |ahead| ahead.plainly),
-        ("by the objective", |ahead| ahead.by_objective),
-    ];
     for (gpus, runs) in sizes {
-        for (rule, count) in rules {
+        for (rule, by_objective) in [("plainly", false), ("by the objective", true)] {
+            let count = |ahead: &Ahead| match by_objective {
+                true => ahead.by_objective,
+                false => ahead.plainly,
+            };
             let cells = contests.iter().map(|contest| {
                 let scenarios = runs.scenarios().into_iter();
                 let fought = scenarios.filter_map(|s| runs.ahead(s, contest.against));

@@ -45,6 +45,10 @@ impl<'a> Runs<'a> {
     pub fn new(reports: &'a [Report]) -> Runs<'a> {
         let mut runs: Vec<&Report> = reports.iter().collect();
         runs.sort_by_key(|r| (&r.scenario, r.gpus, r.policy, r.seed));
+        // Who asks for a seed twice has one run of it.
+        runs.dedup_by(|a, b| {
+            (&a.scenario, a.gpus, a.policy, a.seed) == (&b.scenario, b.gpus, b.policy, b.seed)
+        });
         Runs(runs)
     }
 
