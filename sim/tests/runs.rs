@@ -131,6 +131,19 @@ fn without_load_the_autoscaler_does_nothing_but_give_up_what_nobody_uses() {
 }
 
 #[test]
+fn a_plot_begins_with_what_a_run_begins_with() {
+    for policy in PolicyName::ALL {
+        let report = run(&chat(policy)).unwrap();
+        let first = &report.series[0];
+        let replicas = [first.replicas.prefill, first.replicas.decode];
+        assert!(
+            replicas.iter().all(|&n| n > 0) && first.gpus > 0,
+            "{policy:?} {first:?}"
+        );
+    }
+}
+
+#[test]
 fn a_warm_up_is_not_counted() {
     let mut scenario = chat(PolicyName::Static);
     let all = run(&scenario).unwrap();

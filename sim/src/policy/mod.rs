@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::scenario::{Objectives, Scenario};
 
-/// What decides on replicas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What decides on replicas, in the order of columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyName {
     /// The project's autoscaler.

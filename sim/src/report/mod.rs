@@ -1,20 +1,22 @@
 //! What came of a run.
 
 pub mod markdown;
+mod runs;
 pub mod svg;
+mod verdict;
 
 use std::fmt::Write;
 
 use millrace_autoscaler::ByRole;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::{Nanos, seconds};
 use crate::policy::PolicyName;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, ScenarioError};
 use crate::tally::Tally;
 
-/// Figures of one run. Counts are of requests that arrived after the warm-up.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// Figures of one run, and nothing that grows with its requests: many runs' are kept at once. Counts are of requests that arrived after the warm-up.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Report {
     pub scenario: String,
     pub policy: PolicyName,
@@ -54,7 +56,7 @@ pub struct Report {
 }
 
 /// Milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Quantiles {
     pub p50: f64,
     pub p90: f64,
@@ -62,7 +64,7 @@ pub struct Quantiles {
 }
 
 /// A part of the run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// Seconds, at its start.
     pub at: f64,
@@ -101,6 +103,15 @@ fn quantile(sorted: &[Nanos], percent: usize) -> Option<Nanos> {
 }
 
 impl Report {
+    /// Reads the JSON that a report is written as. Every number comes back as it was: `serde_json` would do that only
+    /// with a feature that the whole binary would have then.
+    ///
+    /// # Errors
+    /// Says where the text is no report.
+    pub fn parse(json: &str) -> Result<Report, ScenarioError> {
+        ScenarioError::read(json)
+    }
+
     pub(crate) fn new(scenario: &Scenario, tally: Tally, running: u64, events: u64) -> Report {
         let ended = tally.answered + tally.refused + tally.failed;
         let share = |part: u64| part as f64 / ended.max(1) as f64;

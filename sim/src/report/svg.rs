@@ -1,6 +1,6 @@
-//! A run over time as a picture: load, replicas and GPUs, attainment, times to first token.
+//! A run over time as a picture: load, what waits, GPUs and replicas, attainment, times to first token.
 //!
-//! Four line plots of one shape are less code than what a plotting library wants to be told, and no dependency.
+//! Line plots of one shape are less code than what a plotting library wants to be told, and no dependency.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 150.0;
 const PANEL: f64 = 150.0;
 const GAP: f64 = 46.0;
-const TOP: f64 = 44.0;
+const TOP: f64 = 54.0;
 /// Distinct for those who see red and green alike, too (Okabe and Ito).
 const COLOURS: [&str; 3] = ["#0072b2", "#d55e00", "#009e73"];
 
@@ -42,12 +42,16 @@ pub fn timeline(report: &Report) -> String {
             "requests a second",
             vec![line(report, "arrivals", false, |p| Some(p.arrivals))],
         ),
+        // Not with the GPUs: where much waits, a shared axis would leave of them a line at zero.
+        (
+            "requests that wait",
+            vec![line(report, "at the router", true, |p| {
+                Some(p.waiting as f64)
+            })],
+        ),
         (
             "GPUs",
-            vec![
-                line(report, "in use", true, |p| Some(f64::from(p.gpus))),
-                line(report, "waiting requests", true, |p| Some(p.waiting as f64)),
-            ],
+            vec![line(report, "in use", true, |p| Some(f64::from(p.gpus)))],
         ),
         (
             "replicas",
@@ -71,10 +75,11 @@ pub fn timeline(report: &Report) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}: {} on {} GPUs, {:.2} % attained, {:.1} GPU hours</text>\n",
+         <text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}: {} on {} GPUs, seed {}: {:.2} % attained, {:.1} GPU hours</text>\n",
         escaped(&report.scenario),
         report.policy.as_str(),
         report.gpus,
+        report.seed,
         100.0 * report.attainment,
         report.gpu_hours
     );
@@ -87,7 +92,7 @@ pub fn timeline(report: &Report) -> String {
 }
 
 fn panel(out: &mut String, report: &Report, title: &str, lines: &[Line<'_>], top: f64) {
-    let end = report.series.last().map_or(1.0, |p| p.at).max(1.0);
+    let end = end(&report.series);
     let all = lines.iter().flat_map(|line| line.values.iter().flatten());
     let ceiling = round_up(all.fold(0.0, |most: f64, &value| most.max(value)));
     let x = |at: f64| LEFT + (WIDTH - LEFT - RIGHT) * at / end;
@@ -102,11 +107,12 @@ fn panel(out: &mut String, report: &Report, title: &str, lines: &[Line<'_>], top
         let _ = writeln!(
             out,
             "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{1:.1}\" y2=\"{1:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{2:.1}\" y=\"{3:.1}\" text-anchor=\"end\">{value}</text>",
+             <text x=\"{2:.1}\" y=\"{3:.1}\" text-anchor=\"end\">{4}</text>",
             x(end),
             y(value),
             LEFT - 6.0,
-            y(value) + 4.0
+            y(value) + 4.0,
+            short(value)
         );
         let at = end * f64::from(part) / 4.0;
         let _ = writeln!(
@@ -145,6 +151,18 @@ fn panel(out: &mut String, report: &Report, title: &str, lines: &[Line<'_>], top
     }
 }
 
+/// Where the last part of the run ends. All are as long as the first.
+fn end(series: &[Point]) -> f64 {
+    let long = series.get(1).map_or(1.0, |second| second.at);
+    series.last().map_or(1.0, |last| last.at + long)
+}
+
+/// Quarters of an axis as they are meant, not 0.6000000000000001.
+fn short(value: f64) -> String {
+    let digits = (value * 1e6).round() / 1e6;
+    digits.to_string()
+}
+
 /// The next of 1, 2, 4, 5 and 8 times a power of ten: quarters of it are short numbers.
 fn round_up(value: f64) -> f64 {
     if value <= 0.0 {
@@ -170,5 +188,7 @@ mod tests {
             assert!((round_up(value) - expected).abs() < 1e-12, "{value}");
         }
         assert_eq!(round_up(8.1), 10.0);
+        assert_eq!(short(0.8 * 3.0 / 4.0), "0.6");
+        assert_eq!(short(75.0), "75");
     }
 }

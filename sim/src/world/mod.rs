@@ -186,6 +186,8 @@ impl World {
     /// To the end, and what came of it.
     pub fn run(mut self) -> Report {
         let end = nanos(self.scenario.duration);
+        // The first look may be minutes away, and until then there is not nothing.
+        self.note_pools();
         while let Some(event) = self.events.next(end) {
             self.happens(event);
         }

@@ -47,7 +47,8 @@ impl World {
         self.events.after(interval, Event::Decide);
     }
 
-    fn note_pools(&mut self) {
+    /// What a plot shows from now on.
+    pub(super) fn note_pools(&mut self) {
         let now = self.now();
         let existing = self.existing();
         let (waiting, gpus) = (u64::from(self.queue.waiting()), self.tally.gpus_now());
