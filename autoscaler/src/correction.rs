@@ -222,3 +222,7 @@ fn local_share(policy: &Policy, shape: &Shape, rate: f64, replicas: ByRole<u32>)
     let work = local.map(|p| p.share * prefill.seconds(p.tokens, p.cached));
     rate * work.sum::<f64>() / ranks.max(1.0)
 }
+
+#[cfg(test)]
+#[path = "correction_tests.rs"]
+mod tests;
