@@ -95,6 +95,9 @@ pub struct Learned {
 
 /// A prefill pool that is busy for a share of the time outside of these says little.
 const BUSY: std::ops::Range<f64> = 0.1..0.9;
+/// Decode ranks that have fewer sequences than this, in the mean, say little. One alone takes a step, too, so
+/// there need not be many: a pool that is too large by a wrong model has few, and learns it from these.
+const IDLE: f64 = 0.05;
 
 impl Learned {
     /// `settled` is what was measured since both pools are as they should be, `seconds` the time since it
@@ -134,7 +137,7 @@ impl Learned {
         let batch = fleet.decoding / fleet.decode_seen;
         let itl = &settled.sums.itl;
         let room = batch < 0.9 * shape.turns.min(shape.fits);
-        if batch >= 0.5 && room && itl.count() >= 1000.0 {
+        if batch >= IDLE && room && itl.count() >= 1000.0 {
             let time_left = 1.0 - self.prefill.value * local_share(policy, shape, rate, replicas);
             let step = policy
                 .model
@@ -219,3 +222,7 @@ fn local_share(policy: &Policy, shape: &Shape, rate: f64, replicas: ByRole<u32>)
     let work = local.map(|p| p.share * prefill.seconds(p.tokens, p.cached));
     rate * work.sum::<f64>() / ranks.max(1.0)
 }
+
+#[cfg(test)]
+#[path = "correction_tests.rs"]
+mod tests;
