@@ -46,8 +46,8 @@ impl Stabilizer {
     /// none, or they began later.
     pub fn most(&self, now: f64, seconds: f64) -> Option<u32> {
         self.since.filter(|since| now - since >= seconds)?;
-        let began: Vec<f64> = self.entries.iter().map(|entry| entry.0).collect();
-        let counts = |i: usize| began.get(i + 1).is_none_or(|&next| next > now - seconds);
+        let next = |i: usize| self.entries.get(i + 1);
+        let counts = |i: usize| next(i).is_none_or(|next| next.0 > now - seconds);
         let within = self.entries.iter().enumerate().filter(|(i, _)| counts(*i));
         within.map(|(_, entry)| entry.2).max()
     }
